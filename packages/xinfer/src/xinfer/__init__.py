@@ -1,0 +1,61 @@
+"""xInfer: builds, verifies, runs and serves hardware-optimised inference engines.
+
+Importing this package imports NumPy only; every runtime and tool is an extra, imported when needed.
+"""
+
+from xinfer.builders import BuiltEngine, EngineBuilder
+from xinfer.engine import Benchmark, InferenceEngine
+from xinfer.errors import (
+    AccuracyBudgetError,
+    BackendError,
+    BuildError,
+    CalibrationError,
+    DocumentError,
+    EngineClosedError,
+    ImageDecodeError,
+    IncompatibleTargetError,
+    InputError,
+    MissingExtraError,
+    PackageError,
+    SignatureError,
+    SourceModelError,
+    TaskSpecError,
+    VerificationError,
+    XInferError,
+)
+from xinfer.manifest import Manifest, Receipt
+from xinfer.package import EnginePackage
+from xinfer.targets import HardwareTarget
+from xinfer.tasks import TaskSpec, parse_task
+from xinfer.zoo import AnomalyDetector, AnomalyResult
+
+__all__ = [
+    "AccuracyBudgetError",
+    "AnomalyDetector",
+    "AnomalyResult",
+    "BackendError",
+    "Benchmark",
+    "BuildError",
+    "BuiltEngine",
+    "CalibrationError",
+    "DocumentError",
+    "EngineBuilder",
+    "EngineClosedError",
+    "EnginePackage",
+    "HardwareTarget",
+    "ImageDecodeError",
+    "IncompatibleTargetError",
+    "InferenceEngine",
+    "InputError",
+    "Manifest",
+    "MissingExtraError",
+    "PackageError",
+    "Receipt",
+    "SignatureError",
+    "SourceModelError",
+    "TaskSpec",
+    "TaskSpecError",
+    "VerificationError",
+    "XInferError",
+    "parse_task",
+]

@@ -1,0 +1,127 @@
+"""What every backend offers, and the registry of backends."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from xinfer import schema
+from xinfer.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import numpy as np
+
+    from xinfer.manifest import TensorSpec
+
+BACKENDS = {
+    "openvino": "xinfer.backends.openvino",
+    "onnxruntime": "xinfer.backends.onnxruntime",
+}
+"""Backend -> module with a `BACKEND`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeSettings:
+    """How a compiled model uses the machine.
+
+    Attributes:
+        num_threads: Threads in all.
+        num_streams: Inferences at once; each has `num_threads / num_streams` threads.
+        float_precision: What executes the layers that are not quantised. Always set: OpenVINO would
+            silently run them in bf16 where the CPU has it.
+    """
+
+    num_threads: int
+    num_streams: int
+    float_precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.num_threads < 1 or self.num_streams < 1:
+            raise ValueError("num_threads and num_streams must be positive")
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RuntimeSettings:
+        """Reads what `to_json` wrote. Raises DocumentError."""
+        return schema.read(cls, data, where="settings")
+
+    def to_json(self) -> dict[str, Any]:
+        """As recorded in receipts."""
+        return asdict(self)
+
+
+class CompiledModel(Protocol):
+    """A model ready to run. All methods may be called from several threads."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs one inference.
+
+        Args:
+            feeds: One array per input, of its datatype and shape.
+
+        Returns:
+            One array per output; the caller owns them.
+
+        Raises:
+            BackendError: The runtime refused.
+        """
+
+    def executed_precision(self) -> str:
+        """What the runtime really executes, read back from it: ``fp32``, ``bf16``, ``int8+fp32``, ..."""
+
+    def close(self) -> None:
+        """Frees the model. Further calls of `infer` fail."""
+
+
+class Backend(Protocol):
+    """A runtime."""
+
+    name: str
+    distribution: str
+    """The package whose version an engine depends on."""
+
+    def load(
+        self, artifact_dir: Path, settings: RuntimeSettings, *, cache_dir: Path | None = None
+    ) -> CompiledModel:
+        """Compiles the artifact for this machine.
+
+        Args:
+            artifact_dir: The engine's ``artifact/`` folder.
+            settings: How to use the machine.
+            cache_dir: Where compiled blobs may be kept, if anywhere.
+
+        Raises:
+            BackendError: The runtime cannot load it.
+            MissingExtraError: The runtime is not installed.
+        """
+
+
+def get_backend(name: str) -> Backend:
+    """The backend of this name, imported now.
+
+    Raises:
+        BackendError: There is none (``backend.unknown``).
+        MissingExtraError: Its runtime is not installed.
+    """
+    if name not in BACKENDS:
+        raise BackendError(
+            f"there is no backend {name!r}",
+            code="backend.unknown",
+            value=name,
+            hint=f"known: {', '.join(BACKENDS)}",
+        )
+    backend: Backend = importlib.import_module(BACKENDS[name]).BACKEND
+    return backend
+
+
+def summarise_precisions(precisions: Iterable[str]) -> str:
+    """Joins the precisions of the compute layers, most frequent first: ``int8+fp32``."""
+    counts = Counter(precisions)
+    return "+".join(sorted(counts, key=lambda name: (-counts[name], name))) or "fp32"

@@ -1,0 +1,135 @@
+"""OpenVINO on CPUs. The artifact is OpenVINO IR: ``model.xml`` and ``model.bin``."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xinfer._extras import require
+from xinfer.backends.base import RuntimeSettings, summarise_precisions
+from xinfer.errors import BackendError, EngineClosedError
+from xinfer.manifest import Datatype, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MODEL_FILE = "model.xml"
+
+_DATATYPES: dict[str, Datatype] = {
+    "boolean": "BOOL", "u8": "UINT8", "u16": "UINT16", "u32": "UINT32", "u64": "UINT64",
+    "i8": "INT8", "i16": "INT16", "i32": "INT32", "i64": "INT64", "f16": "FP16", "f32": "FP32", "f64": "FP64",
+}  # fmt: skip
+_PRIME_LOCK = threading.Lock()
+_COMPUTE_LAYERS = {"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"}
+_EXECUTED = {"u8": "int8", "i8": "int8", "f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVINOModel:
+    """A compiled model with one infer request per stream."""
+
+    def __init__(self, compiled: Any) -> None:
+        self.inputs = tuple(_tensor(port) for port in compiled.inputs)
+        self.outputs = tuple(_tensor(port) for port in compiled.outputs)
+        self._compiled = compiled
+        # Last in, first out: the request that ran last has the warmest caches.
+        self._requests: queue.LifoQueue[Any] = queue.LifoQueue()
+        self._lock = threading.Lock()
+        self._num_requests: int = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        for _ in range(self._num_requests):
+            self._requests.put(compiled.create_infer_request())
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        request = self._requests.get()
+        try:
+            if self._compiled is None:
+                raise EngineClosedError
+            results = request.infer(dict(feeds), share_inputs=True)
+            return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO: {_first_line(error)}") from error
+        finally:
+            self._requests.put(request)
+
+    def executed_precision(self) -> str:
+        if self._compiled is None:
+            raise EngineClosedError
+        precisions = []
+        for node in self._compiled.get_runtime_model().get_ordered_ops():
+            info = node.get_rt_info()
+            if "layerType" in info and str(info["layerType"].astype(str)) in _COMPUTE_LAYERS:
+                precision = str(info["runtimePrecision"].astype(str))
+                precisions.append(_EXECUTED.get(precision, precision))
+        if not precisions:
+            hint = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            return _EXECUTED.get(hint, hint)
+        return summarise_precisions(precisions)
+
+    def close(self) -> None:
+        with self._lock:
+            compiled, self._compiled = self._compiled, None
+        if compiled is None:
+            return
+        # Inferences under way end first. The token that takes the requests' place wakes whoever waits.
+        for _ in range(self._num_requests):
+            self._requests.get()
+        self._requests.put(None)
+
+
+class OpenVINOBackend:
+    name = "openvino"
+    distribution = "openvino"
+
+    def load(
+        self, artifact_dir: Path, settings: RuntimeSettings, *, cache_dir: Path | None = None
+    ) -> OpenVINOModel:
+        openvino = require("openvino", "openvino")
+        _prime(openvino)
+        properties = {
+            "PERFORMANCE_HINT": "LATENCY" if settings.num_streams == 1 else "THROUGHPUT",
+            "NUM_STREAMS": settings.num_streams,
+            "INFERENCE_NUM_THREADS": settings.num_threads,
+            "INFERENCE_PRECISION_HINT": _HINTS[settings.float_precision],
+        }
+        if cache_dir is not None:
+            properties["CACHE_DIR"] = str(cache_dir)
+        try:
+            compiled = openvino.Core().compile_model(str(artifact_dir / MODEL_FILE), "CPU", properties)
+        except RuntimeError as error:
+            raise BackendError(
+                f"OpenVINO cannot load the model: {_first_line(error)}", value=MODEL_FILE
+            ) from error
+        return OpenVINOModel(compiled)
+
+
+def _prime(openvino: Any) -> None:
+    """Fills OpenVINO's tables between NumPy's and its own types, in one thread.
+
+    They are filled at the first use, behind a C++ lock and with Python's GIL in hand: two threads whose
+    first inferences meet there wait for each other for ever (seen with 2026.4.1).
+    """
+    with _PRIME_LOCK:
+        for array in (np.zeros(1, np.uint8), np.zeros(1, np.float32)):
+            for tensor in (openvino.Tensor(array, shared_memory=True), openvino.Tensor(array)):
+                assert tensor.element_type.to_dtype() == tensor.data.dtype == array.dtype
+
+
+def _tensor(port: Any) -> TensorSpec:
+    shape = tuple(
+        dimension.get_length() if dimension.is_static else -1 for dimension in port.get_partial_shape()
+    )
+    datatype = _DATATYPES[port.get_element_type().get_type_name()]
+    return TensorSpec(name=port.get_any_name(), datatype=datatype, shape=shape)
+
+
+def _first_line(error: Exception) -> str:
+    """OpenVINO's messages start with the source line that threw; what a person needs comes last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+BACKEND = OpenVINOBackend()

@@ -1,0 +1,269 @@
+"""EngineBuilder: from a source model to a measured, signed engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from xinfer.builders.pack import BuiltEngine
+from xinfer.builders.search import Search
+from xinfer.errors import BuildError, CalibrationError
+from xinfer.package import EnginePackage
+from xinfer.targets import HardwareTarget
+from xinfer.tasks import TaskSpec
+
+Feeds = dict[str, np.ndarray]
+Outputs = dict[str, np.ndarray]
+Evaluate = Callable[[Sequence[Outputs]], float]
+Progress = Callable[[str, float, str], None]
+"""Called with the stage's title, the share of the build that is done, and a message."""
+
+PRECISIONS = ("fp32", "bf16", "int8")
+BACKENDS = ("openvino", "onnxruntime")
+MAX_CALIBRATION_SAMPLES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPlan:
+    """Everything a build is told; `EngineBuilder` fills it in."""
+
+    source: Path
+    target: HardwareTarget
+    task: TaskSpec | None = None
+    labels: tuple[str, ...] = ()
+    precisions: frozenset[str] = frozenset({"fp32", "bf16"})
+    backends: frozenset[str] = frozenset(BACKENDS)
+    calibration: tuple[Feeds, ...] = ()
+    float_nodes: tuple[str, ...] = ()
+    metric: str = ""
+    max_drop: float = 0.01
+    evaluate: Evaluate | None = None
+    samples: tuple[Feeds, ...] = ()
+    validation: tuple[Feeds, ...] = ()
+    source_value: float | None = None
+    min_agreement: float = 0.98
+    objective: Literal["throughput", "latency"] = "throughput"
+    budget_s: float = 120
+    seed: int = 0
+    name: str = "model"
+    version: int = 1
+    run_id: str | None = None
+    dataset_digest: str | None = None
+    licences: tuple[str, ...] = ()
+    agent: str | None = None
+    comparison: tuple[str, Callable[[bytes], Any], tuple[bytes, ...]] | None = None
+    progress: Progress | None = None
+
+
+class EngineBuilder:
+    """Searches backends x precisions x recipes on this machine and keeps the fastest within budget.
+
+    Start with `from_onnx`; every `with_...` returns a new builder.
+
+    Example::
+
+        package = (
+            EngineBuilder.from_onnx("model.onnx")
+            .with_task(spec, spec.labels)
+            .with_int8(calibration)
+            .with_accuracy_budget(metric="image_auroc", evaluate=evaluate, samples=samples)
+            .build_and_save("gravel.engine", signing_key="key.pem")
+        )
+    """
+
+    def __init__(self, plan: BuildPlan) -> None:
+        self.plan = plan
+
+    @classmethod
+    def from_onnx(cls, path: str | os.PathLike[str]) -> Self:
+        """Starts from a float ONNX file with its weights inside. It is read by `build`."""
+        return cls(BuildPlan(source=Path(path), target=HardwareTarget.detect()))
+
+    def _with(self, **changes: Any) -> Self:
+        return type(self)(replace(self.plan, **changes))
+
+    def for_target(self, target: HardwareTarget) -> Self:
+        """The machine to build for; must be this one, since everything is measured.
+
+        Raises:
+            BuildError: It is another kind of machine.
+        """
+        here = HardwareTarget.detect()
+        if target.name != here.name:
+            raise BuildError(
+                f"cannot build for {target.name} on {here.name}: engines are measured where they run",
+                value=target.name,
+                hint="run the build on a machine of that target",
+            )
+        return self._with(target=target)
+
+    def named(
+        self,
+        name: str,
+        version: int = 1,
+        *,
+        run_id: str | None = None,
+        dataset_digest: str | None = None,
+        licences: Sequence[str] = (),
+        agent: str | None = None,
+    ) -> Self:
+        """What the manifest says about the model's origin; `licences` are SPDX identifiers."""
+        return self._with(
+            name=name,
+            version=version,
+            run_id=run_id,
+            dataset_digest=dataset_digest,
+            licences=tuple(licences),
+            agent=agent,
+        )
+
+    def with_task(self, spec: TaskSpec, labels: Sequence[str] | None = None) -> Self:
+        """The task spec and class names; labels default to the spec's."""
+        return self._with(task=spec, labels=tuple(spec.labels if labels is None else labels))
+
+    def with_precisions(self, *precisions: str) -> Self:
+        """Which precisions to try, of fp32, bf16 and int8. Raises BuildError for others."""
+        _check_choice("precision", precisions, PRECISIONS)
+        return self._with(precisions=frozenset(precisions))
+
+    def with_backends(self, *backends: str) -> Self:
+        """Which backends to try. Raises BuildError for unknown ones."""
+        _check_choice("backend", backends, BACKENDS)
+        return self._with(backends=frozenset(backends))
+
+    def with_int8(self, calibration: Iterable[Feeds], *, max_samples: int = MAX_CALIBRATION_SAMPLES) -> Self:
+        """Tries INT8, calibrated on training data.
+
+        Args:
+            calibration: Model inputs, one dict per sample, never of the test part; shapes may differ.
+            max_samples: How many to take.
+
+        Raises:
+            CalibrationError: There are none.
+        """
+        samples = tuple(islice(calibration, max_samples))
+        if not samples:
+            raise CalibrationError("there are no calibration samples", value=0, hint="pass training data")
+        return self._with(calibration=samples, precisions=self.plan.precisions | {"int8"})
+
+    def with_float_nodes(self, *patterns: str) -> Self:
+        """Nodes that INT8 leaves in float, as shell-style patterns of ONNX node names."""
+        return self._with(float_nodes=(*self.plan.float_nodes, *patterns))
+
+    def with_accuracy_budget(
+        self,
+        *,
+        metric: str,
+        evaluate: Evaluate,
+        samples: Iterable[Feeds],
+        max_drop: float = 0.01,
+        source_value: float | None = None,
+        min_agreement: float = 0.98,
+    ) -> Self:
+        """What every candidate must keep; required.
+
+        Args:
+            metric: Name of the metric, higher is better.
+            evaluate: From the outputs of all samples, in order, to the metric's value.
+            samples: Held-out inputs, one dict per sample.
+            max_drop: Largest accepted loss against the source model, as a fraction (0.01: one point).
+            source_value: The metric of the model before export, if it was measured; default: of the ONNX
+                file in fp32. Given, it also proves the export.
+            min_agreement: Least share of clear samples (`tasks.operating_point`) with the source model's
+                verdict, for tasks with a threshold.
+        """
+        return self._with(
+            metric=metric,
+            evaluate=evaluate,
+            samples=tuple(samples),
+            max_drop=max_drop,
+            source_value=source_value,
+            min_agreement=min_agreement,
+        )
+
+    def with_operating_point(self, validation: Iterable[Feeds]) -> Self:
+        """Carries the task's thresholds over to each candidate's own scores (`tasks.operating_point`).
+
+        Args:
+            validation: The inputs that the thresholds were chosen on, never of the test part.
+        """
+        return self._with(validation=tuple(validation))
+
+    def optimize_for(self, objective: Literal["throughput", "latency"]) -> Self:
+        """What "fastest" means: concurrent inferences per second (default), or single ones' median."""
+        _check_choice("objective", (objective,), ("throughput", "latency"))
+        return self._with(objective=objective)
+
+    def with_budget(self, seconds: float) -> Self:
+        """About how long the search may take. fp32 and the first of each precision always have a turn."""
+        return self._with(budget_s=float(seconds))
+
+    def with_seed(self, seed: int) -> Self:
+        """Recorded in the manifest; quantisers sample with it."""
+        return self._with(seed=seed)
+
+    def with_comparison(
+        self, peer_name: str, peer: Callable[[bytes], Any], encoded_images: Sequence[bytes]
+    ) -> Self:
+        """Measures the winner's pipeline against a peer and puts the result into the receipt.
+
+        Args:
+            peer_name: For example "PIL + torch eager, fp32".
+            peer: From an image file's bytes to a result.
+            encoded_images: Image files to run.
+        """
+        return self._with(comparison=(peer_name, peer, tuple(encoded_images)))
+
+    def on_progress(self, callback: Progress) -> Self:
+        """Calls `callback(stage, fraction, message)` as the build goes on."""
+        return self._with(progress=callback)
+
+    def build(self) -> BuiltEngine:
+        """Runs the search.
+
+        Returns:
+            The winner with its receipt; close it, or use it as a context manager.
+
+        Raises:
+            SourceModelError: The model cannot be used.
+            CalibrationError: INT8 without usable samples.
+            AccuracyBudgetError: Nothing stays within the budget.
+            BuildError: The plan is incomplete, or every candidate failed.
+        """
+        return Search(self.plan).run()
+
+    def build_and_save(
+        self, path: str | os.PathLike[str], *, signing_key: str | os.PathLike[str] | None = None
+    ) -> EnginePackage:
+        """Runs the search, packs, signs, and proves the file by loading it again.
+
+        Args:
+            path: The engine file to write; appears whole or not at all.
+            signing_key: PEM private key; None leaves the engine unsigned.
+
+        Returns:
+            The package.
+
+        Raises:
+            VerificationError: The packed engine does not reproduce what was measured.
+            SignatureError: The key cannot be used.
+            BuildError: As `build`.
+        """
+        with self.build() as built:
+            return built.save(path, signing_key=signing_key)
+
+
+def _check_choice(what: str, chosen: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in chosen if name not in known]
+    if unknown or not chosen:
+        raise BuildError(
+            f"unknown {what} {unknown[0]!r}" if unknown else f"no {what} was chosen",
+            value=list(chosen),
+            hint=f"choose of {', '.join(known)}",
+        )

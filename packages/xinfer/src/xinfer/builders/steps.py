@@ -1,0 +1,116 @@
+"""The builder's side of `builders.worker`: one subprocess per step, every end turned into a reason."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xinfer.builders.candidates import FORMATS
+
+if TYPE_CHECKING:
+    from xinfer.backends import RuntimeSettings
+    from xinfer.builders.candidates import Recipe
+
+
+class StepError(Exception):
+    """A step ended without a result; the message is the reason for the receipt."""
+
+
+def prepare(
+    recipe: Recipe,
+    source: Path,
+    samples_dir: Path,
+    artifact_dir: Path,
+    *,
+    float_nodes: frozenset[str],
+    reduce_range: bool,
+    seed: int,
+    timeout_s: float,
+) -> None:
+    """Quantises and converts into `artifact_dir`, which must not exist. Raises StepError."""
+    _run(
+        {
+            "action": "prepare",
+            "source": str(source),
+            "samples": str(samples_dir),
+            "artifact_dir": str(artifact_dir),
+            "quantised": str(artifact_dir.parent / f"{recipe.quantiser}-{recipe.scope}.onnx"),
+            "format": FORMATS[recipe.backend],
+            "quantiser": recipe.quantiser,
+            "float_nodes": sorted(float_nodes),
+            "reduce_range": reduce_range,
+            "seed": seed,
+        },
+        timeout_s,
+    )
+
+
+def probe(
+    backend: str, artifact_dir: Path, settings: RuntimeSettings, samples_dir: Path, *, timeout_s: float
+) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]]:
+    """Loads an artifact in a fresh process and runs the samples.
+
+    Returns:
+        ``{"load_ms", "peak_memory_bytes", "executed"}`` and the outputs, one dict per sample.
+
+    Raises:
+        StepError: It failed, crashed or took too long.
+    """
+    with tempfile.NamedTemporaryFile(prefix="xinfer-outputs-", suffix=".npz") as file:
+        result = _run(
+            {
+                "action": "probe",
+                "backend": backend,
+                "artifact_dir": str(artifact_dir),
+                "settings": settings.to_json(),
+                "samples": str(samples_dir),
+                "outputs": file.name,
+            },
+            timeout_s,
+        )
+        outputs: list[dict[str, np.ndarray]] = []
+        with np.load(file.name, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                index, _, name = key.partition(".")
+                while len(outputs) <= int(index):
+                    outputs.append({})
+                outputs[int(index)][name] = arrays[key]
+    return result, outputs
+
+
+def _run(job: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="xinfer-step-") as folder:
+        root = Path(folder)
+        (root / "job.json").write_text(json.dumps(job))
+        with (root / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "xinfer.builders.worker", folder],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                code = process.wait(max(1.0, timeout_s))
+            except subprocess.TimeoutExpired:
+                raise StepError(f"took longer than {timeout_s:.0f} s") from None
+            finally:
+                process.kill()
+                process.wait()
+                if process.stdin:
+                    process.stdin.close()
+        try:
+            result: dict[str, Any] = json.loads((root / "result.json").read_bytes())
+        except FileNotFoundError:
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            tail = (root / "log").read_text(errors="replace").strip().splitlines()[-1:]
+            raise StepError(f"the process ended without a result ({how}): {' '.join(tail)[:300]}") from None
+    if "error" in result:
+        raise StepError(result["error"])
+    return result

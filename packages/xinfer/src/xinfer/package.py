@@ -1,0 +1,295 @@
+"""Engine files: a deterministic zip of documents, artifact and signature (ARCHITECTURE 5 and 10.5)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xinfer import schema
+from xinfer.errors import DocumentError, PackageError
+from xinfer.manifest import Manifest, Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_FILES = 256
+MAX_SIZE_BYTES = 8 << 30
+MAX_DOCUMENT_BYTES = 16 << 20
+MAX_GOLDEN_BYTES = 256 << 20
+
+REQUIRED_FILES = frozenset({"manifest.json", "receipt.json", "labels.json", "golden.npz"})
+_ALLOWED = re.compile(
+    r"(manifest\.json|receipt\.json|labels\.json|golden\.npz|model\.sig|artifact(/[A-Za-z0-9_][A-Za-z0-9._-]{0,99}){1,4})"
+)
+"""No hidden names: model-signing leaves git's own files out of a signature."""
+
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Content address of a file, ``sha256:<64 hex digits>``."""
+    with Path(path).open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def artifact_digest(folder: str | os.PathLike[str]) -> str:
+    """Content address of an artifact folder: SHA-256 over ``<sha256>  <path>`` lines, sorted by path."""
+    root = Path(folder)
+    lines = [
+        f"{file_digest(path)[7:]}  {path.relative_to(root).as_posix()}\n"
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    ]
+    return "sha256:" + hashlib.sha256("".join(sorted(lines, key=lambda line: line[66:])).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """One recorded pair: inputs and what the engine answered when it was built."""
+
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+    def to_bytes(self) -> bytes:
+        """The pair as ``golden.npz``: keys ``input.<name>`` and ``output.<name>``, no pickle."""
+        # np.savez stamps fixed times, so that equal pairs are equal bytes.
+        arrays = {f"input.{name}": array for name, array in self.inputs.items()}
+        arrays |= {f"output.{name}": array for name, array in self.outputs.items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Golden:
+        """Reads ``golden.npz``. Raises PackageError."""
+        try:
+            arrays = {}
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                for entry in archive.infolist():
+                    # Stored arrays cannot unpack to more than the file's own size.
+                    if entry.compress_type != zipfile.ZIP_STORED:
+                        raise ValueError(f"{entry.filename!r} is compressed")
+                    array = np.lib.format.read_array(io.BytesIO(archive.read(entry)), allow_pickle=False)
+                    arrays[entry.filename.removesuffix(".npy")] = array
+        except Exception as error:
+            # Damage reaches far into zipfile's and NumPy's code; a shape that lies is a MemoryError.
+            raise PackageError(f"golden.npz cannot be read: {error}") from error
+        parts: dict[str, dict[str, np.ndarray]] = {"input": {}, "output": {}}
+        for key, array in arrays.items():
+            part, _, name = key.partition(".")
+            if part not in parts:
+                raise PackageError(f"golden.npz holds an unknown array {key!r}", value=key)
+            parts[part][name] = array
+        return cls(inputs=parts["input"], outputs=parts["output"])
+
+
+def stage(
+    folder: str | os.PathLike[str],
+    *,
+    manifest: Manifest,
+    receipt: Receipt,
+    labels: tuple[str, ...],
+    golden: Golden,
+    artifact: Mapping[str, Path],
+) -> None:
+    """Lays out an unpacked package, ready to be signed and written.
+
+    Args:
+        folder: An empty folder.
+        manifest: What the engine is.
+        receipt: What was measured.
+        labels: Class names.
+        golden: The recorded pair.
+        artifact: Path below ``artifact/`` -> the file to copy.
+    """
+    root = Path(folder)
+    (root / "manifest.json").write_bytes(schema.dumps(manifest))
+    (root / "receipt.json").write_bytes(schema.dumps(receipt))
+    (root / "labels.json").write_bytes(schema.dumps(list(labels)))
+    (root / "golden.npz").write_bytes(golden.to_bytes())
+    for name, source in artifact.items():
+        destination = root / "artifact" / name
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, destination)
+
+
+class EnginePackage:
+    """A checked engine file. Opening reads the documents; nothing is executed and nothing is trusted yet.
+
+    Attributes:
+        path: The file.
+        digest: Content address of the file.
+        manifest, receipt, labels: Its documents.
+        signed: Whether it carries a signature (which opening does not check).
+    """
+
+    path: Path
+    digest: str
+    manifest: Manifest
+    receipt: Receipt
+    labels: tuple[str, ...]
+    signed: bool
+
+    @classmethod
+    def write(cls, path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> EnginePackage:
+        """Packs an unpacked package: sorted names, fixed times, stored; written whole or not at all.
+
+        Args:
+            path: The engine file; replaced if it exists.
+            folder: What `stage` laid out, signed or not.
+
+        Returns:
+            The package, opened.
+
+        Raises:
+            PackageError: The folder is not a valid package.
+        """
+        destination, root = Path(path), Path(folder)
+        handle, temporary = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                    for source in sorted(item for item in root.rglob("*") if not item.is_dir()):
+                        info = zipfile.ZipInfo(source.relative_to(root).as_posix(), _ZIP_TIME)
+                        info.create_system, info.external_attr = 3, 0o100644 << 16
+                        info.file_size = source.stat().st_size
+                        with source.open("rb") as content, archive.open(info, "w") as entry:
+                            shutil.copyfileobj(content, entry, 1 << 20)
+                file.flush()
+                os.fsync(file.fileno())
+            cls.open(temporary)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(destination)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                Path(temporary).unlink()
+            raise
+        return cls.open(destination)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> EnginePackage:
+        """Opens an engine file and checks its form.
+
+        Args:
+            path: The file; may come from anywhere.
+
+        Returns:
+            The package.
+
+        Raises:
+            PackageError: Not an engine file: damaged, too large, compressed, with unexpected, duplicate,
+                linked or missing entries.
+            DocumentError: A document inside does not follow its schema.
+        """
+        self = cls()
+        self.path = Path(path)
+        try:
+            if self.path.stat().st_size > MAX_SIZE_BYTES:
+                raise PackageError("the engine file is too large", value=self.path.stat().st_size)
+            with zipfile.ZipFile(self.path) as archive:
+                names = {info.filename for info in _check(archive, self.path.stat().st_size)}
+                self.manifest = Manifest.from_json(archive.read("manifest.json"))
+                self.receipt = Receipt.from_json(archive.read("receipt.json"))
+                self.labels = read_labels(archive.read("labels.json"))
+            self.digest = file_digest(self.path)
+        except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise PackageError(
+                f"{self.path.name} is not an engine file: {reason}", value=str(self.path)
+            ) from error
+        self.signed = "model.sig" in names
+        return self
+
+    def golden(self) -> Golden:
+        """The recorded pair. Raises PackageError if it is damaged."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                _check(archive, self.path.stat().st_size)
+                return Golden.from_bytes(archive.read("golden.npz"))
+        except (OSError, zipfile.BadZipFile) as error:
+            raise PackageError(f"{self.path.name} cannot be read: {error}", value=str(self.path)) from error
+
+    def extract(self, folder: str | os.PathLike[str]) -> Path:
+        """Unpacks into a folder that appears whole or not at all.
+
+        Args:
+            folder: Must not exist yet, or be what an earlier call left.
+
+        Returns:
+            The folder.
+
+        Raises:
+            PackageError: The file is damaged or changed since it was opened.
+        """
+        destination = Path(folder)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                for info in _check(archive, self.path.stat().st_size):
+                    target = temporary / info.filename
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(info) as entry, target.open("wb") as file:
+                        shutil.copyfileobj(entry, file, 1 << 20)
+            try:
+                temporary.rename(destination)
+            except OSError:
+                # Someone else unpacked the same file first, or an empty folder is in the way.
+                if not (destination / "manifest.json").is_file():
+                    raise
+        except (OSError, zipfile.BadZipFile, EOFError) as error:
+            raise PackageError(
+                f"{self.path.name} cannot be unpacked: {error}", value=str(self.path)
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return destination
+
+
+def read_labels(data: bytes) -> tuple[str, ...]:
+    """Reads `labels.json`. Raises DocumentError."""
+    document = schema.loads(data, where="labels")
+    if not isinstance(document, list) or not all(isinstance(label, str) for label in document):
+        raise DocumentError("labels: expected a list of names", value=document)
+    return tuple(document)
+
+
+def _check(archive: zipfile.ZipFile, size_bytes: int) -> list[zipfile.ZipInfo]:
+    entries = archive.infolist()
+    names = [entry.filename for entry in entries]
+    if len(entries) > MAX_FILES:
+        raise PackageError(f"the engine file holds more than {MAX_FILES} files", value=len(entries))
+    if len(set(names)) != len(names):
+        raise PackageError("the engine file holds a name twice", value=sorted(names))
+    for entry in entries:
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if not _ALLOWED.fullmatch(entry.filename):
+            raise PackageError(f"unexpected entry {entry.filename!r}", value=entry.filename)
+        if kind not in (0, stat.S_IFREG):
+            raise PackageError(f"{entry.filename!r} is not a regular file", value=entry.filename)
+        # Stored entries cannot expand, so sizes are bounded by the file's own size.
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise PackageError(f"{entry.filename!r} is compressed", value=entry.filename)
+        if entry.flag_bits & 0x1:
+            raise PackageError(f"{entry.filename!r} is encrypted", value=entry.filename)
+        limit = {"golden.npz": MAX_GOLDEN_BYTES}.get(entry.filename, MAX_DOCUMENT_BYTES)
+        if not entry.filename.startswith("artifact/") and entry.file_size > limit:
+            raise PackageError(f"{entry.filename!r} is too large", value=entry.file_size)
+    if sum(entry.file_size for entry in entries) > size_bytes:
+        raise PackageError("entries overlap", value=size_bytes)
+    missing = sorted(REQUIRED_FILES - set(names))
+    if missing or not any(name.startswith("artifact/") for name in names):
+        raise PackageError(f"{(missing or ['artifact/'])[0]} is missing", value=missing)
+    return entries

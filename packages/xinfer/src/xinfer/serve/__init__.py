@@ -1,0 +1,1 @@
+"""The serving gateway: engines behind HTTP, with keys (`python -m xinfer.serve`)."""
