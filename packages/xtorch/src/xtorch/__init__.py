@@ -1,0 +1,61 @@
+"""xTorch: train, evaluate and export models.
+
+Importing this package imports no torch; what needs it is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from xtorch.errors import (
+    DataError,
+    ExportError,
+    LayoutError,
+    ParityError,
+    SettingsError,
+    TooFewImagesError,
+    TrainingError,
+    WeightsError,
+    XTorchError,
+)
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Callback": "xtorch.callbacks",
+    "EarlyStopping": "xtorch.callbacks",
+    "JSONLinesLogger": "xtorch.callbacks",
+    "KeepBest": "xtorch.callbacks",
+    "TimeLimit": "xtorch.callbacks",
+    "Trainer": "xtorch.trainer",
+    "TrainerConfig": "xtorch.trainer",
+    "check_image_folder": "xtorch.data.check",
+}
+
+__all__ = [
+    "Callback",
+    "DataError",
+    "EarlyStopping",
+    "ExportError",
+    "JSONLinesLogger",
+    "KeepBest",
+    "LayoutError",
+    "ParityError",
+    "SettingsError",
+    "TimeLimit",
+    "TooFewImagesError",
+    "Trainer",
+    "TrainerConfig",
+    "TrainingError",
+    "WeightsError",
+    "XTorchError",
+    "__version__",
+    "check_image_folder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

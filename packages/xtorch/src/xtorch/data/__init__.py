@@ -1,0 +1,1 @@
+"""Reading, checking and splitting data. Nothing in here imports torch."""

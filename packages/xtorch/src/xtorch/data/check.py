@@ -1,0 +1,379 @@
+"""The data check: what is in an image folder, what is wrong with it and what training will leave out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from xtorch.data.duplicates import connected, exact_groups, near_pairs
+from xtorch.data.images import ImageFacts, image_facts
+from xtorch.data.layout import DEFECTIVE, OK, ImageFile, ImageFolder, scan_image_folder
+from xtorch.progress import Progress, silent
+
+MIN_OK = 20
+"""Fewer usable good images than this cannot be trained on and tested."""
+MIN_DEFECTIVE = 4
+"""Fewer usable defective images than this leave nothing to measure accuracy with."""
+FEW_OK = 60
+FEW_DEFECTIVE = 20
+_TINY_PX = 64
+_MAX_PATHS = 50
+_MAX_EXAMPLES = 12
+_MAX_SIZES = 10
+
+Severity = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsableImage:
+    """An image that training may use."""
+
+    path: str
+    label: int
+    kind: str | None
+    part: Literal["train", "test"] | None
+    digest: str
+    group: int
+    """Near duplicates share a group; a group never straddles two parts of a split."""
+
+
+@dataclass(kw_only=True)
+class Inspection:
+    """Result of the data check: the report for people and what may be used."""
+
+    folder: ImageFolder
+    report: dict[str, Any]
+    """Fields of `wire.CheckReport`."""
+    usable: list[UsableImage] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        """Findings that block training."""
+        return [finding for finding in self.report["findings"] if finding["severity"] == "error"]
+
+
+class _Findings:
+    """Collects findings; one without a file or count is not one."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Any]] = []
+
+    def add(
+        self,
+        code: str,
+        severity: Severity,
+        title: str,
+        hint: str,
+        paths: Iterable[str] = (),
+        *,
+        num: int | None = None,
+    ) -> None:
+        listed = sorted(paths)
+        count = len(listed) if num is None else num
+        if count or num is not None:
+            self.found.append(
+                {
+                    "code": code,
+                    "severity": severity,
+                    "title": title.format(num=count, s="" if count == 1 else "s"),
+                    "hint": hint,
+                    "num": count,
+                    "paths": listed[:_MAX_PATHS],
+                }
+            )
+
+    def sorted(self) -> list[dict[str, Any]]:
+        order = {"error": 0, "warning": 1, "info": 2}
+        return sorted(self.found, key=lambda finding: order[finding["severity"]])
+
+
+def check_image_folder(root: str | Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Check a folder of images before training.
+
+    Args:
+        root: the dataset's folder, in one of the layouts of `xtorch.data.layout`.
+        progress: told about progress.
+
+    Returns:
+        The fields of `wire.CheckReport`. A finding of severity ``error`` blocks training.
+
+    Raises:
+        DataError: `root` is not a folder.
+    """
+    return inspect_images(scan_image_folder(root), progress).report
+
+
+def inspect_images(folder: ImageFolder, progress: Progress | None = None) -> Inspection:
+    """`check_image_folder` for a scanned folder, with the list of images that may be used.
+
+    Left out are unreadable files, all but one of equal files, both sides of a contradiction (the same
+    file as ok and as defective), and training images that are also in a given test part.
+    """
+    started = time.monotonic()
+    facts = _read_all(folder, progress or silent)
+    findings = _Findings()
+    readable = _report_files(folder, facts, findings)
+    usable = _deduplicate(folder, facts, readable, findings)
+    _report_sizes(folder, facts, usable, findings)
+    kept = _group_near(folder, facts, usable, findings)
+    _report_counts(folder, kept, findings)
+    sizes = Counter(f"{facts[i].width}x{facts[i].height}" for i in readable)
+    report = {
+        "layout": folder.layout,
+        "num_files": folder.num_files,
+        "num_images": len(folder.images),
+        "size_bytes": folder.size_bytes,
+        "classes": _classes(folder.images, readable),
+        "image_sizes": dict(sizes.most_common(_MAX_SIZES)),
+        "findings": findings.sorted(),
+        "duration_s": round(time.monotonic() - started, 3),
+    }
+    return Inspection(folder=folder, report=report, usable=kept)
+
+
+def _read_all(folder: ImageFolder, progress: Progress) -> list[ImageFacts]:
+    total = len(folder.images)
+    facts: list[ImageFacts] = []
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        paths = [folder.root / image.path for image in folder.images]
+        for done, fact in enumerate(pool.map(image_facts, paths), start=1):
+            facts.append(fact)
+            if done % 25 == 0 or done == total:
+                progress("Checking images", progress=done / total, message=f"{done} of {total} images")
+    return facts
+
+
+def _report_files(folder: ImageFolder, facts: Sequence[ImageFacts], findings: _Findings) -> list[int]:
+    """Findings about single files; indices of the readable images."""
+    broken = [i for i, fact in enumerate(facts) if fact.error is not None]
+    findings.add(
+        "image.corrupt",
+        "warning",
+        "{num} file{s} cannot be read",
+        "Damaged or truncated files are left out; export or copy them again to use them.",
+        (folder.images[i].path for i in broken),
+    )
+    findings.add(
+        "file.not_image",
+        "info",
+        "{num} file{s} that are no images",
+        "They are ignored. Images are JPEG, PNG, BMP, WebP and TIFF files.",
+        folder.other_files,
+    )
+    return [i for i, fact in enumerate(facts) if fact.error is None]
+
+
+def _deduplicate(
+    folder: ImageFolder, facts: Sequence[ImageFacts], readable: Sequence[int], findings: _Findings
+) -> list[int]:
+    """Findings about equal files; indices of what is left."""
+    images = folder.images
+    dropped: set[int] = set()
+    extras: list[str] = []
+    conflicts: list[str] = []
+    leaks: list[str] = []
+    for local in exact_groups([facts[i].digest for i in readable]):
+        group = [readable[k] for k in local]
+        if len({images[i].label for i in group}) > 1:
+            conflicts += [images[i].path for i in group]
+            dropped.update(group)
+            continue
+        tests = [i for i in group if images[i].part == "test"]
+        keep = (tests or group)[0]
+        if tests and len(tests) < len(group):
+            leaks += [images[i].path for i in group if images[i].part != "test"]
+        extras += [images[i].path for i in group if i != keep]
+        dropped.update(i for i in group if i != keep)
+    findings.add(
+        "duplicate.label_conflict",
+        "warning",
+        "{num} file{s} are the same picture with different labels",
+        "The same file is among the good and the defective images. All its copies are left out until you "
+        "delete the wrong one.",
+        conflicts,
+    )
+    findings.add(
+        "duplicate.leakage",
+        "warning",
+        "{num} training image{s} are also test images",
+        "A model tested on what it learned from looks better than it is. These are left out of training.",
+        leaks,
+    )
+    findings.add(
+        "duplicate.exact",
+        "warning",
+        "{num} exact duplicate{s}",
+        "One copy of each is used, the others are left out.",
+        extras,
+    )
+    return [i for i in readable if i not in dropped]
+
+
+def _report_sizes(
+    folder: ImageFolder, facts: Sequence[ImageFacts], usable: Sequence[int], findings: _Findings
+) -> None:
+    tiny = [i for i in usable if min(facts[i].width, facts[i].height) < _TINY_PX]
+    findings.add(
+        "image.tiny",
+        "warning",
+        f"{{num}} image{{s}} with a side under {_TINY_PX} pixels",
+        "There is little to see in them: use the camera's full resolution.",
+        (folder.images[i].path for i in tiny),
+    )
+    sizes = Counter((facts[i].width, facts[i].height) for i in usable)
+    if len(sizes) > 1:
+        findings.add(
+            "image.mixed_sizes",
+            "info",
+            f"Images of {len(sizes)} different sizes",
+            "Every image is scaled to one size; shapes are distorted where the aspect ratio differs.",
+            num=len(sizes),
+        )
+    modes = Counter(facts[i].mode for i in usable)
+    if len(modes) > 1:
+        listed = ", ".join(f"{mode} ({num})" for mode, num in modes.most_common())
+        findings.add(
+            "image.mixed_modes",
+            "info",
+            f"Images of different colour modes: {listed}",
+            "All become RGB. If one class is grey and the other coloured, the model may learn just that.",
+            num=len(modes),
+        )
+
+
+def _group_near(
+    folder: ImageFolder, facts: Sequence[ImageFacts], usable: Sequence[int], findings: _Findings
+) -> list[UsableImage]:
+    images = folder.images
+    thumbnails = [facts[i].thumbnail_hw for i in usable]
+    stacked = np.stack([t for t in thumbnails if t is not None]) if usable else np.zeros((0, 32, 32))
+    pairs = near_pairs([facts[i].phash for i in usable], stacked)
+    same_label = [(a, b) for a, b in pairs if images[usable[a]].label == images[usable[b]].label]
+    findings.add(
+        "duplicate.near",
+        "info",
+        "{num} image{s} look nearly the same as another",
+        "They are used, but kept on the same side of the split into training and test images.",
+        {images[usable[k]].path for pair in same_label for k in pair},
+    )
+    straddling = [pair for pair in same_label if {images[usable[k]].part for k in pair} == {"train", "test"}]
+    findings.add(
+        "duplicate.near_leakage",
+        "warning",
+        "{num} image{s} look nearly the same in training and test",
+        "The measured accuracy may be too good: take different parts, not several photographs of one.",
+        {images[usable[k]].path for pair in straddling for k in pair},
+    )
+    groups = connected(len(usable), same_label)
+    kept: list[UsableImage] = []
+    for i, group in zip(usable, groups, strict=True):
+        image = images[i]
+        if image.label is not None:
+            kept.append(
+                UsableImage(
+                    path=image.path,
+                    label=image.label,
+                    kind=image.kind,
+                    part=image.part,
+                    digest=facts[i].digest,
+                    group=group,
+                )
+            )
+    return kept
+
+
+def _report_counts(folder: ImageFolder, usable: Sequence[UsableImage], findings: _Findings) -> None:
+    """Findings about the layout and about how many images there are of what."""
+    if not folder.images:
+        findings.add(
+            "image.none",
+            "error",
+            "No images",
+            "Upload JPEG, PNG, BMP, WebP or TIFF files in the folders ok/ and defective/.",
+            num=0,
+        )
+        return
+    if folder.layout in ("class_folders", "unlabelled"):
+        findings.add(
+            "layout.unknown",
+            "error",
+            "Which images are good?",
+            "Put good images into a folder named ok/ and faulty ones into defective/ "
+            "(or defective/<kind>/); or use train/ok, test/ok and test/defective.",
+            num=len(folder.images),
+        )
+        return
+    given = folder.layout == "train_test"
+    train_ok = [u for u in usable if u.label == OK and u.part != "test"]
+    defective = [u for u in usable if u.label == DEFECTIVE and (u.part == "test" or not given)]
+    where = "in train/ok" if given else "in ok"
+    if len(train_ok) < MIN_OK:
+        findings.add(
+            "ok.too_few",
+            "error",
+            f"Only {len(train_ok)} usable images {where}",
+            f"At least {MIN_OK} are needed to learn what good looks like; {FEW_OK} and more work better.",
+            num=len(train_ok),
+        )
+    elif len(train_ok) < FEW_OK:
+        findings.add(
+            "ok.few",
+            "warning",
+            f"{len(train_ok)} usable images {where}",
+            f"It works, but {FEW_OK} and more give steadier results.",
+            num=len(train_ok),
+        )
+    where = "test/<kind>" if given else "defective"
+    if len(defective) < MIN_DEFECTIVE:
+        findings.add(
+            "defective.too_few",
+            "error",
+            f"Only {len(defective)} usable images in {where}",
+            f"At least {MIN_DEFECTIVE} are needed to measure how many defects are found.",
+            num=len(defective),
+        )
+    elif len(defective) < FEW_DEFECTIVE:
+        findings.add(
+            "defective.few",
+            "warning",
+            f"{len(defective)} usable images in {where}",
+            f"The measured accuracy has a wide interval; {FEW_DEFECTIVE} and more make it narrower.",
+            num=len(defective),
+        )
+    if given and not any(u.label == OK and u.part == "test" for u in usable):
+        findings.add(
+            "test.no_ok",
+            "error",
+            "No usable good images in test",
+            "Add test/ok: without good images false alarms cannot be measured.",
+            num=0,
+        )
+    if len(defective) > len([u for u in usable if u.label == OK]):
+        findings.add(
+            "class.imbalance",
+            "warning",
+            "More defective than good images",
+            "Good images teach what normal looks like: add more of them.",
+            num=len(defective),
+        )
+
+
+def _classes(images: Sequence[ImageFile], readable: Sequence[int]) -> list[dict[str, Any]]:
+    """`wire.ClassCount` of each class; examples are spread evenly over the files."""
+    by_class: dict[str, list[str]] = {}
+    for i in readable:
+        by_class.setdefault(images[i].class_name, []).append(images[i].path)
+    ordered = sorted(by_class.items(), key=lambda item: (item[0] != "ok", item[0]))
+    classes = []
+    for name, paths in ordered:
+        picks = np.linspace(0, len(paths) - 1, min(_MAX_EXAMPLES, len(paths))).round().astype(int)
+        classes.append({"name": name, "num_images": len(paths), "examples": [paths[int(k)] for k in picks]})
+    return classes

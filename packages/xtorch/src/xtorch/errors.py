@@ -1,0 +1,88 @@
+"""What can go wrong in xTorch.
+
+XTorchError
+├── DataError                 data.invalid            the dataset cannot be trained on
+│   ├── LayoutError           data.layout             folders are not laid out in a known way
+│   └── TooFewImagesError     data.too_few            a class has fewer usable images than needed
+├── SettingsError             settings.invalid        a setting is unknown or out of range
+├── WeightsError              weights.unavailable     pretrained weights are missing or do not fit
+├── TrainingError             training.failed         training gave nothing usable (loss is not finite)
+└── ExportError               export.failed           the model could not be exported
+    └── ParityError           export.parity           the exported model does not agree with its source
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class XTorchError(Exception):
+    """Base of every error that xTorch raises on purpose.
+
+    Args:
+        message: what happened, in a sentence.
+        value: the offending value.
+        hint: what to do about it.
+    """
+
+    code = "xtorch.error"
+    hint: str | None = None
+
+    def __init__(self, message: str, *, value: Any = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.value = value
+        if hint is not None:
+            self.hint = hint
+
+
+class DataError(XTorchError):
+    """The dataset cannot be trained on."""
+
+    code = "data.invalid"
+
+
+class LayoutError(DataError):
+    """The folders are not laid out in a known way."""
+
+    code = "data.layout"
+    hint = (
+        "put good images into ok/ and faulty ones into defective/, or use "
+        "train/ok, test/ok and test/defective"
+    )
+
+
+class TooFewImagesError(DataError):
+    """A class has fewer usable images than training needs."""
+
+    code = "data.too_few"
+
+
+class SettingsError(XTorchError):
+    """A setting is unknown or out of range."""
+
+    code = "settings.invalid"
+
+
+class WeightsError(XTorchError):
+    """Pretrained weights are missing or do not fit the architecture."""
+
+    code = "weights.unavailable"
+
+
+class TrainingError(XTorchError):
+    """Training gave nothing usable."""
+
+    code = "training.failed"
+
+
+class ExportError(XTorchError):
+    """The model could not be exported."""
+
+    code = "export.failed"
+
+
+class ParityError(ExportError):
+    """The exported model does not give the same answers as the model it was made from."""
+
+    code = "export.parity"

@@ -1,0 +1,165 @@
+"""Torch models to ONNX, with preprocessing in the graph, and a check that both give the same answers.
+
+Shapes: N images, H and W rows and columns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from xtorch.errors import ExportError, ParityError
+
+OPSET = 18
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the exporter's own chatter; what we do ourselves is not affected."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def export_image_model(
+    model: nn.Module, path: Path, *, output_names: Sequence[str], example_size: tuple[int, int] = (96, 80)
+) -> None:
+    """Write a model of uint8 images as ONNX, opset 18.
+
+    The input is ``image`` uint8 [N,H,W,3] with N, H and W free. Nodes are named after the module that they
+    came from (``preprocess/...``), parameters as in the state dict.
+
+    Args:
+        model: in evaluation mode; forward takes the image and returns one tensor per output name.
+        path: where to write.
+        output_names: names of the outputs, in order.
+        example_size: (H, W) of the image that the exporter traces.
+
+    Raises:
+        ExportError: the exporter or ONNX's checker refuses.
+    """
+    height, width = example_size
+    image_NHWC = torch.zeros((2, height, width, 3), dtype=torch.uint8)
+    dynamic = dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                (image_NHWC,),
+                input_names=["image"],
+                output_names=list(output_names),
+                dynamic_shapes=(dynamic,),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+        assert program is not None
+        proto = program.model_proto
+        _tidy(proto, model)
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:
+        raise ExportError(
+            f"The model could not be exported to ONNX: {error}", value=type(model).__name__
+        ) from error
+    onnx.save(proto, path)
+
+
+def _tidy(proto: onnx.ModelProto, model: nn.Module) -> None:
+    """Name nodes after their modules, name the free dimensions, drop the exporter's notes."""
+    graph = proto.graph
+    names: dict[str, int] = {}
+    known = {name for name, _ in model.named_modules() if name}
+    for node in graph.node:
+        scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
+        # Dotted paths of the modules around the operation, which comes last; outermost is "".
+        modules = [entry for entry in re.findall(r"'([^']*)'", scopes)[:-1] if entry in known]
+        scope = modules[-1].replace(".", "/") if modules else "graph"
+        base = f"{scope}/{node.op_type}"
+        names[base] = names.get(base, -1) + 1
+        node.name = base if names[base] == 0 else f"{base}_{names[base]}"
+        del node.metadata_props[:]
+    symbols: dict[str, str] = {}
+    for dimension, letter in zip(graph.input[0].type.tensor_type.shape.dim, "NHW", strict=False):
+        symbols[dimension.dim_param] = letter
+    for info in (*graph.input, *graph.output):
+        for dimension in info.type.tensor_type.shape.dim:
+            if dimension.dim_param in symbols:
+                dimension.dim_param = symbols[dimension.dim_param]
+        del info.metadata_props[:]
+    del graph.value_info[:]
+    for tensor in graph.initializer:
+        del tensor.metadata_props[:]
+    del graph.metadata_props[:]
+    del proto.metadata_props[:]
+    proto.producer_name, proto.producer_version = "ignition-xtorch", ""
+
+
+class OnnxModel:
+    """Runs an exported model with ONNX Runtime on the CPU, as the reference reading of the file."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            str(path), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, image_NHWC: np.ndarray) -> list[np.ndarray]:
+        """Outputs, in order, of uint8 [N,H,W,3]."""
+        outputs: list[Any] = self._session.run(None, {"image": image_NHWC})
+        return outputs
+
+
+def score_parity(
+    model: nn.Module, path: Path, images: Sequence[np.ndarray], *, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compare an exported model's first output with its source.
+
+    Args:
+        model: the source, in evaluation mode.
+        path: the ONNX file.
+        images: uint8 [H,W,3], of any sizes.
+        tolerance: largest accepted absolute difference of the scores.
+
+    Returns:
+        Scores of source and export, float32 [number of images] each.
+
+    Raises:
+        ParityError: a score differs by more than `tolerance`, or is not finite.
+    """
+    exported = OnnxModel(path)
+    source_N = np.empty(len(images), dtype=np.float32)
+    onnx_N = np.empty(len(images), dtype=np.float32)
+    for index, image_HWC in enumerate(images):
+        batch_NHWC = np.ascontiguousarray(image_HWC[None])
+        with torch.inference_mode():
+            source_N[index] = float(model(torch.from_numpy(batch_NHWC))[0])
+        onnx_N[index] = float(exported(batch_NHWC)[0][0])
+    worst = float(np.max(np.abs(source_N - onnx_N), initial=0.0))
+    if not np.isfinite(onnx_N).all() or not worst <= tolerance:
+        raise ParityError(
+            f"The exported model's scores differ from the source's by up to {worst:.2g}, "
+            f"more than {tolerance:.2g}.",
+            value=worst,
+            hint="this is a defect of the export: report it with the versions of torch and onnxscript",
+        )
+    return source_N, onnx_N

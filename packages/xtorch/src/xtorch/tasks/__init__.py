@@ -1,0 +1,1 @@
+"""Recipes: from a dataset to a trained, exported and reported model."""

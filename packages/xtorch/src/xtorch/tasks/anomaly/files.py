@@ -1,0 +1,109 @@
+"""A trained anomaly model on disk: ``model.safetensors``, ``model.json`` and ``task.json``.
+
+The formats are those of ARCHITECTURE.md, 10.3 and 10.4.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save
+
+from xtorch.errors import WeightsError
+from xtorch.models.anomaly import AnomalyConfig, AnomalyModel
+
+_ARCHITECTURE = "xtorch.models.anomaly.AnomalyModel"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that any reader takes: UTF-8, no NaN, no infinity."""
+    path.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def save_model(model: AnomalyModel, folder: Path) -> None:
+    """Write ``model.safetensors`` and ``model.json``."""
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    (folder / "model.safetensors").write_bytes(save(state))
+    write_json(folder / "model.json", {"architecture": _ARCHITECTURE, "config": model.config.to_dict()})
+
+
+def load_model(folder: str | Path) -> AnomalyModel:
+    """Rebuild the torch model of a training output.
+
+    Args:
+        folder: holds ``model.safetensors`` and ``model.json``.
+
+    Returns:
+        In evaluation mode: uint8 RGB [N,H,W,3] of any size -> (score float32 [N], map float32 [N,S,S]).
+
+    Raises:
+        WeightsError: a file is missing, or the two do not fit each other.
+    """
+    folder = Path(folder)
+    try:
+        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        if described["architecture"] != _ARCHITECTURE:
+            raise WeightsError("model.json names another architecture.", value=described["architecture"])
+        fields = described["config"]
+        model = AnomalyModel(AnomalyConfig(**fields | {"strides": tuple(fields["strides"])}))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise WeightsError(
+            f"The model cannot be loaded: {error}",
+            value=folder.name,
+            hint="the folder must be the output of a training run of this or an older version",
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def task_spec(
+    config: AnomalyConfig,
+    *,
+    threshold: float,
+    map_threshold: float,
+    score_range: tuple[float, float],
+) -> dict[str, Any]:
+    """The task spec, ARCHITECTURE.md 10.4."""
+    return {
+        "task": "anomaly-detection",
+        "version": 1,
+        "input": {"name": "image", "kind": "image", "color": "RGB", "min_side": config.input_size},
+        "outputs": {"score": "score", "map": "anomaly_map"},
+        "labels": ["ok", "defective"],
+        "threshold": threshold,
+        "map_threshold": map_threshold,
+        "score_range": list(score_range),
+        "metric": "image_auroc",
+    }
+
+
+def naive_predict(model: AnomalyModel, data: bytes) -> tuple[float, np.ndarray]:
+    """The pipeline that most people deploy, as the peer that engines are compared with.
+
+    Pillow opens and converts, torch resizes on a float tensor and runs the model eagerly in float32: the
+    same weights and (to rounding) the same scores as `model`, without any of an engine's work.
+
+    Args:
+        model: from `load_model`.
+        data: an encoded image.
+
+    Returns:
+        Score, and map float32 [S,S].
+    """
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    x_CHW = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+    pre = model.preprocess
+    with torch.inference_mode():
+        x_NCHW = F.interpolate(
+            x_CHW[None], size=(pre.size, pre.size), mode="bilinear", antialias=True, align_corners=False
+        )
+        maps = model.backbone((x_NCHW - pre.mean) / pre.std)
+        score_N, map_NSS = model.tail(model.scorer(model.patches(maps)))
+    return float(score_N), map_NSS[0].numpy()
