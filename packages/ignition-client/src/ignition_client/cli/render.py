@@ -1,0 +1,418 @@
+"""What things look like in a terminal. Pure functions: values in, something printable out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ignition_client.prediction import Prediction
+from ignition_client.wire import (
+    CheckReport,
+    Dataset,
+    DatasetDetail,
+    Endpoint,
+    Engine,
+    EngineDetail,
+    InboxMessage,
+    Job,
+    JobEvent,
+    Model,
+    Run,
+    RunSnapshot,
+    Stage,
+    StageStatus,
+    Template,
+)
+
+STYLES = {
+    "succeeded": "green", "ready": "green", "done": "green", "ok": "green", "selected": "bold green",
+    "running": "cyan", "leased": "cyan", "starting": "cyan", "pending": "dim", "waiting": "dim",
+    "queued": "dim", "skipped": "dim", "failed": "red", "cancelled": "yellow", "over_budget": "yellow",
+    "dropped": "dim", "error": "red", "warning": "yellow", "info": "cyan",
+}  # fmt: skip
+SYMBOLS = {
+    StageStatus.WAITING: "○", StageStatus.RUNNING: "●", StageStatus.DONE: "✓",
+    StageStatus.FAILED: "✗", StageStatus.SKIPPED: "–",
+}  # fmt: skip
+
+# --------------------------------------------------------------------------------------------- values
+
+
+def size(num_bytes: float) -> str:
+    """``1.5 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} GB"
+
+
+def duration(duration_s: float | None) -> str:
+    """``0.4 s``, ``12 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    if duration_s is None:
+        return ""
+    if duration_s < 9.95:
+        return f"{duration_s:.1f} s"
+    seconds = round(duration_s)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def age(moment: datetime) -> str:
+    """``3 min ago``."""
+    seconds = max(0, round((datetime.now(UTC) - moment).total_seconds()))
+    for limit, unit, name in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds // unit} {name} ago"
+    return f"{seconds // 86_400} d ago"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def status(value: str) -> Text:
+    return Text(value.replace("_", " "), style=STYLES.get(value, ""))
+
+
+def table(*headers: str, rows: Iterable[Iterable[object]], title: str | None = None) -> Table:
+    """A plain table; columns whose header starts with ``>`` are right-aligned; only the last one folds."""
+    result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for header in headers:
+        right, last = header.startswith(">"), header is headers[-1]
+        result.add_column(
+            header.lstrip(">"),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=not last,
+            min_width=10 if last else None,
+        )
+    for row in rows:
+        result.add_row(
+            *("" if cell is None else cell if isinstance(cell, Text) else Text(str(cell)) for cell in row)
+        )
+    return result
+
+
+def fields(*pairs: tuple[str, object]) -> Table:
+    """Names and values, one pair a line; pairs without a value are left out."""
+    result = Table(box=None, show_header=False, pad_edge=False)
+    result.add_column(style="dim")
+    result.add_column(overflow="fold")
+    for name, value in pairs:
+        if value is not None and value != "":
+            result.add_row(name, value if isinstance(value, Text | Table) else Text(str(value)))
+    return result
+
+
+# ----------------------------------------------------------------------------------------------- lists
+
+
+def templates(items: list[Template]) -> RenderableType:
+    return table(
+        "template", "name", "data", "returns",
+        rows=[(t.id if t.available else f"{t.id} (planned)", t.name, t.data, t.returns) for t in items],
+    )  # fmt: skip
+
+
+def datasets(items: list[Dataset]) -> RenderableType:
+    rows = [
+        (d.name, d.version, d.num_files, size(d.size_bytes), status(d.check_status), age(d.created_at))
+        for d in items
+    ]
+    return table("dataset", ">version", ">files", ">size", "check", "created", rows=rows)
+
+
+def dataset(item: DatasetDetail) -> RenderableType:
+    head = fields(
+        ("dataset", f"{item.name} version {item.version}"),
+        ("files", f"{item.num_files} ({size(item.size_bytes)})"),
+        ("digest", item.digest),
+        ("check", status(item.check_status)),
+        ("error", item.check_error and item.check_error.message),
+        ("hint", item.check_error and item.check_error.hint),
+    )
+    return head if item.check is None else Group(head, Text(), check(item.check))
+
+
+def runs(items: list[Run]) -> RenderableType:
+    rows = [
+        (r.id, r.name, f"{r.dataset}:{r.dataset_version}", status(r.status), r.endpoint, age(r.created_at))
+        for r in items
+    ]
+    return table("run", "name", "dataset", "status", "endpoint", "started", rows=rows)
+
+
+def jobs(items: list[Job]) -> RenderableType:
+    rows = [
+        (
+            j.id, j.kind, status(j.status), j.attempt, j.agent,
+            j.last_event and event_line(j.last_event), duration(_span_s(j.started_at, j.finished_at)),
+        )
+        for j in items
+    ]  # fmt: skip
+    return table("job", "kind", "status", ">attempt", "agent", "doing", ">time", rows=rows)
+
+
+def job(item: Job) -> RenderableType:
+    return fields(
+        ("job", item.id), ("kind", item.kind), ("status", status(item.status)), ("run", item.run_id),
+        ("attempt", item.attempt), ("agent", item.agent), ("target", item.target),
+        ("time", duration(_span_s(item.started_at, item.finished_at))),
+        ("doing", item.last_event and event_line(item.last_event)),
+        ("error", item.error and f"{item.error.message} ({item.error.code})"),
+        ("hint", item.error and item.error.hint),
+    )  # fmt: skip
+
+
+def models(items: list[Model]) -> RenderableType:
+    rows = [
+        (m.name, m.template, m.latest_version, m.metric, number(m.value), age(m.created_at)) for m in items
+    ]
+    return table("model", "template", ">version", "metric", ">value", "created", rows=rows)
+
+
+def engines(items: list[Engine]) -> RenderableType:
+    rows = [
+        (
+            e.id,
+            f"{e.model}:{e.model_version}",
+            "current" if e.current else "",
+            number(e.engine_value),
+            f"{e.latency_ms:.1f}",
+            f"{e.throughput_per_s:.0f}",
+            f"{e.backend} {e.precision} on {e.target}",
+        )
+        for e in items
+    ]
+    return table("engine", "model", "", ">value", ">ms", ">per s", "runs on", rows=rows)
+
+
+def engine(item: EngineDetail) -> RenderableType:
+    head = fields(
+        ("engine", item.id), ("model", f"{item.model} version {item.model_version}"), ("target", item.target),
+        ("runs on", f"{item.backend} {item.precision}"), ("size", size(item.size_bytes)),
+        (item.metric, f"{number(item.engine_value, 4)} (trained model {number(item.source_value, 4)})"),
+        ("latency", f"{item.latency_ms:.2f} ms"), ("throughput", f"{item.throughput_per_s:.0f} per s"),
+        ("digest", item.digest), ("run", item.run_id), ("current", "yes" if item.current else "no"),
+    )  # fmt: skip
+    measured = comparison(item.receipt)
+    return Group(head, candidates(item.receipt), *([measured] if measured else []))
+
+
+def predictions(items: Sequence[tuple[object, Prediction]]) -> RenderableType:
+    rows = [
+        (
+            path, p.verdict, number(p.score), number(p.threshold), f"{p.confidence:.0%}",
+            f"{p.timing_ms.get('total', 0):.1f}",
+        )
+        for path, p in items
+    ]  # fmt: skip
+    return table("image", "verdict", ">score", ">threshold", ">confidence", ">ms", rows=rows)
+
+
+def endpoints(items: list[Endpoint]) -> RenderableType:
+    rows = [
+        (
+            e.name,
+            status(e.status),
+            f"{e.model}:{e.model_version}",
+            f"{e.key_prefix}…" if e.key_prefix else "–",
+            e.url,
+        )
+        for e in items
+    ]
+    return table("endpoint", "status", "model", "key", "url", rows=rows)
+
+
+def endpoint(item: Endpoint) -> RenderableType:
+    return fields(
+        ("endpoint", item.name), ("status", status(item.status)), ("url", item.url),
+        ("open inference", item.open_inference_url), ("model", f"{item.model} version {item.model_version}"),
+        ("engine", item.engine_id), ("run", item.run_id),
+        ("key", f"{item.key_prefix}…" if item.key_prefix else "none yet: ignition endpoints rotate-key"),
+        ("speedup", item.speedup and f"{item.speedup:.1f}x against the plain torch pipeline"),
+        ("error", item.error and item.error.message),
+    )  # fmt: skip
+
+
+def inbox(items: list[InboxMessage]) -> RenderableType:
+    rows = [("" if m.read else "●", age(m.created_at), m.title, m.body, m.id) for m in items]
+    return table("", "when", "what", "", "id", rows=rows)
+
+
+# ---------------------------------------------------------------------------------------------- a run
+
+
+def event_line(event: JobEvent) -> str:
+    """``Extracting features 42 % (8 s left) 120 of 300, loss 0.21``."""
+    parts = [event.stage]
+    if event.progress is not None:
+        parts.append(f"{event.progress:.0%}")
+    if event.eta_s is not None:
+        parts.append(f"({duration(event.eta_s)} left)")
+    if event.message:
+        parts.append(event.message)
+    if event.metrics:
+        parts.append(", ".join(f"{name} {value:.4g}" for name, value in event.metrics.items()))
+    return " ".join(parts)
+
+
+def stage_line(stage: Stage, last_event: JobEvent | None = None) -> Text:
+    """One line of the pipeline: symbol, title, time, and what its job says while it runs."""
+    text = Text(f"{SYMBOLS[stage.status]} {stage.title}", style=STYLES.get(stage.status.value, ""))
+    if stage.started_at is not None:
+        text.append(f"  {duration(_span_s(stage.started_at, stage.finished_at))}", style="dim")
+    if stage.status is StageStatus.RUNNING and last_event is not None:
+        text.append(f"  {event_line(last_event)}", style="default")
+    return text
+
+
+def snapshot(item: RunSnapshot) -> RenderableType:
+    """All stages of a run as they stand."""
+    events = {job.id: job.last_event for job in item.jobs}
+    return Group(*(stage_line(stage, events.get(stage.job_id or "")) for stage in item.run.stages))
+
+
+def run(item: Run) -> RenderableType:
+    head = fields(
+        ("run", item.id), ("name", item.name), ("template", item.template),
+        ("dataset", f"{item.dataset} version {item.dataset_version}"), ("status", status(item.status)),
+        ("time", duration(_span_s(item.created_at, item.finished_at))),
+        ("endpoint", item.endpoint), ("model", item.model and f"{item.model} version {item.model_version}"),
+        ("engine", item.engine_id),
+        ("error", item.error and f"{item.error.message} ({item.error.code})"),
+        ("hint", item.error and item.error.hint),
+    )  # fmt: skip
+    return Group(head, Text(), *(stage_line(stage) for stage in item.stages))
+
+
+def check(report: CheckReport) -> RenderableType:
+    """What the data check found."""
+    sizes = ", ".join(f"{shape} ({num})" for shape, num in list(report.image_sizes.items())[:4])
+    parts: list[RenderableType] = [
+        Text("Data check", style="bold"),
+        fields(
+            (
+                "images",
+                f"{report.num_images} ({size(report.size_bytes)}), checked in {duration(report.duration_s)}",
+            ),
+            ("classes", ", ".join(f"{c.name} {c.num_images}" for c in report.classes)),
+            ("sizes", sizes),
+        ),
+    ]
+    if report.findings:
+        rows = [(status(f.severity), f.num, f.title, f.hint) for f in report.findings]
+        parts.append(table("finding", ">files", "", "what to do", rows=rows))
+    else:
+        parts.append(Text("No findings.", style="green"))
+    return Group(*parts)
+
+
+def training(report: dict[str, Any]) -> RenderableType:
+    """Metrics with intervals, confusion matrix and leaderboard of ``report.json`` (ARCHITECTURE 10.6)."""
+    metrics = [
+        (name.replace("_", " "), number(m["value"]), f"{number(m['low'])} – {number(m['high'])}")
+        for name, m in report["metrics"].items()
+    ]
+    labels, matrix = report["confusion"]["labels"], report["confusion"]["matrix"]
+    confusion = table(
+        "truth", *(f">said {label}" for label in labels),
+        rows=[(label, *row) for label, row in zip(labels, matrix, strict=True)],
+    )  # fmt: skip
+    leaderboard = [
+        (
+            "→" if row["kept"] else "", row["title"], _metric(row.get("validation")),
+            _metric(row.get("test")), duration(row["fit_s"]), row.get("note"),
+        )
+        for row in report["leaderboard"]
+    ]  # fmt: skip
+    return Group(
+        table("Accuracy on held-out images", ">value", ">95 % interval", rows=metrics),
+        Text(report["protocol"], style="dim"),
+        Text(),
+        confusion,
+        table("", "model tried", ">validation", ">test", ">time", "", rows=leaderboard),
+    )
+
+
+def candidates(receipt: dict[str, Any]) -> RenderableType:
+    """The engine search (``receipt.json``, ARCHITECTURE 10.5); candidates never tried get one line."""
+    rows, untried = [], Counter[str]()
+    for c in receipt["candidates"]:
+        latency, reason = c.get("latency_ms") or {}, c.get("reason")
+        if not latency and c["status"] == "dropped":
+            untried[reason or "no reason given"] += 1
+            continue
+        rows.append(
+            (
+                f"{c['backend']} {'/'.join((c['precision_requested'], *_recipe(c['settings'])))}",
+                number(latency.get("p50"), 1), number(c.get("throughput_per_s"), 0),
+                number(c.get("accuracy")),
+                Text.assemble(status(c["status"]), f": {reason}" if reason else ""),
+            )
+        )  # fmt: skip
+    tried = table("engine search", ">ms", ">per s", ">accuracy", "verdict", rows=rows)
+    rest = [Text(f"{num} more not tried: {reason}", style="dim") for reason, num in untried.items()]
+    return Group(tried, *rest, Text()) if rest else tried
+
+
+def _recipe(settings: dict[str, Any]) -> list[str]:
+    """What tells candidates of one precision apart: how and how much was quantised."""
+    return [
+        str(settings[name]) for name in ("quantiser", "scope") if settings.get(name) not in (None, "none")
+    ]
+
+
+def comparison(receipt: dict[str, Any]) -> RenderableType | None:
+    """The measured ratio against the plain pipeline; None where it was not measured."""
+    measured = receipt.get("comparison")
+    if not measured:
+        return None
+    text = Text(f"{measured['speedup']:.1f}x", style="bold green")
+    text.append(f" the throughput of {measured['peer']}", style="default")
+    text.append(
+        f" ({measured['throughput_per_s']:.0f} against {measured['peer_throughput_per_s']:.0f} images/s,"
+        f" {measured['latency_ms']:.1f} against {measured['peer_latency_ms']:.1f} ms,"
+        f" measured interleaved on {measured['num_images']} images)",
+        style="dim",
+    )
+    return text
+
+
+def curl_snippet(url: str, key: str, image: str) -> str:
+    """A command that works as it is printed."""
+    quoted = "'" + image.replace("'", "'\\''") + "'"
+    return f"curl -sS -X POST {url} \\\n  -H 'Authorization: Bearer {key}' \\\n  --data-binary @{quoted}"
+
+
+def python_snippet(url: str, key: str, image: str) -> str:
+    """A script that needs the standard library alone."""
+    return (
+        "import json, urllib.request\n"
+        f"image = open({image!r}, 'rb').read()\n"
+        f"headers = {{'Authorization': 'Bearer {key}'}}\n"
+        f"request = urllib.request.Request({url!r}, data=image, headers=headers)\n"
+        "answer = json.load(urllib.request.urlopen(request))\n"
+        "print(answer['verdict'], answer['score'])"
+    )
+
+
+def _metric(values: dict[str, float] | None) -> str:
+    return "–" if not values else ", ".join(number(value) for value in values.values())
+
+
+def _span_s(start: datetime | None, end: datetime | None) -> float | None:
+    if start is None:
+        return None
+    return max(0.0, ((end or datetime.now(UTC)) - start).total_seconds())
