@@ -1,0 +1,1 @@
+"""Versioned sets of files and what the data check found in them."""

@@ -1,0 +1,1 @@
+"""Deployed engines, their keys, and what the gateway is told."""

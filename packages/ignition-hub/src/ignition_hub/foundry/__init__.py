@@ -1,0 +1,1 @@
+"""Templates, runs, and the workflow behind *Train & Optimize*."""

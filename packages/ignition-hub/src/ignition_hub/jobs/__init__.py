@@ -1,0 +1,1 @@
+"""Units of work for agents: leases, logs, events, outputs."""
