@@ -5,12 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from xinfer.errors import DocumentError
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass
+class Variants:
+    """Subclasses told apart by the value of one field; a base dataclass keeps it as `VARIANTS`."""
+
+    field: str
+    classes: dict[str, type] = dataclasses.field(default_factory=dict)
+
+    def add(self, key: str) -> Callable[[type[T]], type[T]]:
+        """Decorates the subclass that documents with this key are read as."""
+
+        def register(cls: type[T]) -> type[T]:
+            self.classes[key] = cls
+            return cls
+
+        return register
 
 
 def read(
@@ -78,6 +96,13 @@ def _read(kind: Any, data: Any, where: str, error: type[DocumentError]) -> Any:
         return data
     if dataclasses.is_dataclass(kind):
         assert isinstance(kind, type)
+        variants: Variants | None = kind.__dict__.get("VARIANTS")
+        if variants is not None:
+            key = data.get(variants.field) if isinstance(data, dict) else None
+            if not isinstance(key, str) or key not in variants.classes:
+                known = ", ".join(sorted(variants.classes))
+                raise error(f"{where}.{variants.field}: {_show(key)} is none of {known}", value=key)
+            kind = variants.classes[key]
         return _read_dataclass(kind, data, where, error)
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):

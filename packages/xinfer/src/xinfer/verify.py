@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from xinfer.engine import InferenceEngine
-    from xinfer.tasks import TaskSpec
+    from xinfer.tasks import AnomalyDetection
 
 GOLDEN_MIN_COSINE = 0.999
 GOLDEN_MAX_DIFFERENCE = 0.05
@@ -101,7 +101,7 @@ def cosine_agreement(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def anomaly_evaluator(
-    task: TaskSpec, labels_N: Sequence[int]
+    task: AnomalyDetection, labels_N: Sequence[int]
 ) -> Callable[[Sequence[dict[str, np.ndarray]]], float]:
     """The `evaluate` that a build of an anomaly detector needs.
 

@@ -41,6 +41,7 @@ def run(context: JobContext) -> dict[str, Any]:
         xinfer.XInferError: No engine stays within the budget; nothing was written.
     """
     from xinfer import EngineBuilder, HardwareTarget, parse_task
+    from xinfer.tasks import AnomalyDetection
     from xtorch.metrics import auroc
 
     started_s = time.monotonic()
@@ -51,6 +52,8 @@ def run(context: JobContext) -> dict[str, Any]:
     splits: dict[str, list[Item]] = _read_json(model_dir / "splits.json")
     task = parse_task(model_dir / "task.json")
     labels: list[str] = _read_json(model_dir / "labels.json")
+    if not isinstance(task, AnomalyDetection):
+        raise InputError("The build has no way to judge this task.", code="job.unknown_task", value=task.task)
     images = _Images(dataset_dir, task.input.name, task.input.min_side)
 
     context.progress("Decoding held-out images", 0.0)

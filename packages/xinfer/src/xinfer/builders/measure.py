@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xinfer.engine import percentiles
+from xinfer.errors import InputError
 from xinfer.manifest import Comparison, Latency
 from xinfer.preproc import decode_image
+from xinfer.tasks import ImageInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -110,8 +112,9 @@ def measure_pipeline(
     Returns:
         Latency of single requests (median), throughput and CPU time of concurrent ones (medians).
     """
-    assert engine.task is not None
-    source = engine.task.input
+    source = engine.task.input if engine.task else None
+    if not isinstance(source, ImageInput):
+        raise InputError("only engines for images have a pipeline to compare", value=source and source.kind)
 
     def pipeline(data: bytes) -> Any:
         return engine.infer({source.name: decode_image(data, min_side=source.min_side)[None]})

@@ -28,6 +28,7 @@ from xinfer.errors import (
     SourceModelError,
     VerificationError,
 )
+from xinfer.tasks import AnomalyDetection
 from xinfer.tasks.operating_point import for_engine, verdict_agreement
 from xinfer.verify import compare_outputs
 
@@ -240,7 +241,7 @@ class Search:
             trial.end("over_budget", "an output is not finite")
             return
         trial.task = plan.task
-        if plan.task is not None and plan.validation:
+        if isinstance(plan.task, AnomalyDetection) and plan.validation:
             trial.task = for_engine(plan.task, reference.validation, trial.validation)
         trial.accuracy, trial.verdict_agreement, shortfall = self.judge(trial.outputs, trial.task)
         if not np.isfinite(trial.accuracy):
@@ -266,7 +267,7 @@ class Search:
         plan = self.plan
         assert plan.evaluate is not None
         value, agreement = float(plan.evaluate(outputs)), None
-        if plan.task is not None and task is not None:
+        if isinstance(plan.task, AnomalyDetection) and isinstance(task, AnomalyDetection):
             agreement, clear = verdict_agreement(plan.task, self.reference.outputs, task, outputs)
             if not clear >= plan.min_agreement:
                 return value, agreement, f"only {clear:.1%} of the clear verdicts are the source model's"

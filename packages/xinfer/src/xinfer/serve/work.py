@@ -20,6 +20,7 @@ from xinfer.preproc.image import MAX_PIXELS, MAX_SIDE
 from xinfer.serve import oip
 from xinfer.serve.errors import PROBLEMS, ProblemError, ProtocolError
 from xinfer.serve.host import Endpoint
+from xinfer.tasks import AnomalyDetection
 from xinfer.zoo.anomaly import interpret
 
 MAX_BATCH = 32
@@ -41,9 +42,10 @@ def predict(endpoint: Endpoint, body: bytes, *, heatmap: bool, started_s: float)
         ProblemError: the bytes are not an image that the model can judge.
     """
     engine, task = endpoint.host.engine, endpoint.host.engine.task
-    if task is None:
+    if not isinstance(task, AnomalyDetection):
         raise ProblemError(
-            "task.unsupported", f"Endpoint '{endpoint.name}' serves a model without an image task."
+            "task.unsupported",
+            f"Endpoint '{endpoint.name}' serves {task.task if task else 'tensors only'}: call it under /v2.",
         )
     decode_s = time.perf_counter()
     try:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xinfer.tasks.spec import TaskSpec
+from xinfer.tasks.anomaly import AnomalyDetection
 
 Outputs = dict[str, np.ndarray]
 
@@ -44,7 +44,9 @@ def carried_over(value: float, source_N: np.ndarray, engine_N: np.ndarray) -> fl
     return float(np.interp(value, source_N, engine_N))
 
 
-def for_engine(task: TaskSpec, source: Sequence[Outputs], engine: Sequence[Outputs]) -> TaskSpec:
+def for_engine(
+    task: AnomalyDetection, source: Sequence[Outputs], engine: Sequence[Outputs]
+) -> AnomalyDetection:
     """The task spec with its thresholds and score range on the engine's scale.
 
     Args:
@@ -64,7 +66,10 @@ def for_engine(task: TaskSpec, source: Sequence[Outputs], engine: Sequence[Outpu
 
 
 def verdict_agreement(
-    task: TaskSpec, source: Sequence[Outputs], engine_task: TaskSpec, engine: Sequence[Outputs]
+    task: AnomalyDetection,
+    source: Sequence[Outputs],
+    engine_task: AnomalyDetection,
+    engine: Sequence[Outputs],
 ) -> tuple[float, float]:
     """How often an engine's verdicts are the source model's.
 

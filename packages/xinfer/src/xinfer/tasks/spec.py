@@ -1,23 +1,41 @@
-"""The task spec (ARCHITECTURE 10.4): `task.json` and `manifest.task`."""
+"""The task spec (ARCHITECTURE 10.4): `task.json` and `manifest.task`.
+
+A spec is data: how user input becomes tensors, which outputs mean what, labels and thresholds. The code that
+reads it stands in `xinfer.zoo`, one module per task. `task` and `input.kind` say which class a document is.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from xinfer import schema
 from xinfer.errors import TaskSpecError
+from xinfer.schema import Variants
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageInput:
-    """How an image becomes the model's input tensor; decoding is `xinfer.preproc.decode_image`."""
+class InputSpec:
+    """How user input becomes tensors; base of the kinds."""
+
+    VARIANTS: ClassVar[Variants] = Variants("kind")
 
     name: str
-    kind: Literal["image"]
+    """The model's input."""
+    kind: str
+
+
+@InputSpec.VARIANTS.add("image")
+@dataclass(frozen=True, kw_only=True)
+class ImageInput(InputSpec):
+    """One image: uint8 RGB, [1,H,W,3] of any size; scaling and normalising stand in the graph.
+
+    Decoding is `xinfer.preproc.decode_image`, which may decode smaller where no side falls below `min_side`.
+    """
+
+    kind: Literal["image"] = "image"
     color: Literal["RGB"]
     min_side: int
 
@@ -28,36 +46,27 @@ class ImageInput:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """Anomaly detection: an image in; a score, a map and a verdict out.
+    """What every task has; base of the tasks."""
 
-    `score >= threshold` means `labels[1]`. `score_range` is the span of scores seen on held-out data;
-    it scales confidence and heat maps.
-    """
+    VARIANTS: ClassVar[Variants] = Variants("task")
 
-    task: Literal["anomaly-detection"]
-    version: Literal[1]
-    input: ImageInput
+    task: str
+    version: Literal[1] = 1
+    input: InputSpec
     outputs: dict[str, str]
-    labels: tuple[str, ...]
-    threshold: float
-    map_threshold: float
-    score_range: tuple[float, float]
-    metric: Literal["image_auroc"]
-
-    def __post_init__(self) -> None:
-        if self.outputs.keys() != {"score", "map"}:
-            raise ValueError(f"outputs must name 'score' and 'map', found {sorted(self.outputs)}")
-        if len(self.labels) != 2:
-            raise ValueError(f"labels must be two, [ok, defective], found {list(self.labels)}")
-        numbers = (self.threshold, self.map_threshold, *self.score_range)
-        if not all(math.isfinite(number) for number in numbers):
-            raise ValueError("thresholds and score_range must be finite")
-        if not self.score_range[0] < self.score_range[1]:
-            raise ValueError(f"score_range must ascend, found {list(self.score_range)}")
+    """What the task calls it -> the model's output."""
+    labels: tuple[str, ...] = ()
+    metric: str
+    """What accuracy is measured by; higher is better."""
 
     def to_json(self) -> dict[str, Any]:
         """The document as it stands in `task.json`."""
         return dataclasses.asdict(self)
+
+    def require_outputs(self, *names: str) -> None:
+        """Raises ValueError unless `outputs` names exactly these."""
+        if self.outputs.keys() != set(names):
+            raise ValueError(f"outputs must name {sorted(names)}, found {sorted(self.outputs)}")
 
 
 def parse_task(source: dict[str, Any] | bytes | str | Path) -> TaskSpec:

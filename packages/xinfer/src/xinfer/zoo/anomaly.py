@@ -16,7 +16,7 @@ from xinfer._extras import require
 from xinfer.engine import InferenceEngine
 from xinfer.errors import InputError, TaskSpecError
 from xinfer.preproc import decode_image
-from xinfer.tasks import TaskSpec
+from xinfer.tasks import AnomalyDetection
 
 MAX_HEAT_ALPHA = 0.85
 
@@ -39,7 +39,7 @@ class AnomalyResult:
     threshold: float
     confidence: float
     anomaly_map: np.ndarray = field(repr=False, compare=False)
-    task: TaskSpec = field(repr=False)
+    task: AnomalyDetection = field(repr=False)
 
     @property
     def defective(self) -> bool:
@@ -116,7 +116,7 @@ class AnomalyDetector:
         self.engine = (
             engine if isinstance(engine, InferenceEngine) else InferenceEngine.load(engine, **load_options)
         )
-        if self.engine.task is None or self.engine.task.task != "anomaly-detection":
+        if not isinstance(self.engine.task, AnomalyDetection):
             found = None if self.engine.task is None else self.engine.task.task
             raise TaskSpecError("the engine is not an anomaly detector", value=found)
         self.task = self.engine.task
@@ -149,7 +149,7 @@ class AnomalyDetector:
         self.close()
 
 
-def interpret(task: TaskSpec, outputs: dict[str, np.ndarray], *, index: int = 0) -> AnomalyResult:
+def interpret(task: AnomalyDetection, outputs: dict[str, np.ndarray], *, index: int = 0) -> AnomalyResult:
     """Turns the model's outputs into a result.
 
     Args:
@@ -171,7 +171,7 @@ def interpret(task: TaskSpec, outputs: dict[str, np.ndarray], *, index: int = 0)
     )
 
 
-def confidence(score: float, task: TaskSpec) -> float:
+def confidence(score: float, task: AnomalyDetection) -> float:
     """How far a score is from the threshold: 0.5 at it, 1.0 at the end of `score_range`, linear between.
 
     Args:
