@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,12 @@ def test_heatmap_is_an_rgba_png_that_is_clear_where_nothing_is_wrong(task: TaskS
     assert alpha[0, 0] == 0
     assert alpha[-1, -1] == round(0.85 * 255)
     assert (np.diff(alpha.ravel().astype(int)) >= 0).all()
+
+
+def test_heat_is_half_at_the_map_threshold_when_an_outlier_stretches_the_range(task: TaskSpec) -> None:
+    spec = replace(task, map_threshold=0.2, score_range=(0.0, 100.0))
+    heat = replace(result_of(task, 1), task=spec, anomaly_map=np.float32([[-1, 0.1, 0.2, 100, 200]])).heat()
+    np.testing.assert_allclose(heat, [[0, 0.25, 0.5, 1, 1]], rtol=1e-6)
 
 
 def test_draw_marks_the_hot_part_only(task: TaskSpec) -> None:

@@ -47,10 +47,13 @@ class AnomalyResult:
         return self.score >= self.threshold
 
     def heat(self) -> np.ndarray:
-        """The map as [h,w] float32 in 0..1: 0 at the lower end of `score_range`, 1 at its upper end."""
+        """The map as [h,w] float32 in 0..1: 0 and 1 at the ends of `score_range`, 0.5 at `map_threshold`.
+
+        Bent there because one far outlier among the scores would else leave every other defect cold.
+        """
         low, high = self.task.score_range
-        heat: np.ndarray = np.clip((self.anomaly_map - low) / (high - low), 0, 1).astype(np.float32)
-        return heat
+        middle = self.task.map_threshold if low < self.task.map_threshold < high else (low + high) / 2
+        return np.interp(self.anomaly_map, (low, middle, high), (0, 0.5, 1)).astype(np.float32)
 
     def heatmap_png(self) -> bytes:
         """The map as an RGBA PNG of its own size, to be laid over the image: hotter is more opaque.

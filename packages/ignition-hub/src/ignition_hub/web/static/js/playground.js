@@ -137,6 +137,7 @@ export function startPlayground(root) {
       part("timing").textContent = `${body.image.width} × ${body.image.height} · decode ${body.timing_ms.decode.toFixed(1)} ms, inference ${body.timing_ms.inference.toFixed(1)} ms, round trip ${took.toFixed(0)} ms`;
       setThreshold(body.threshold);
       draw();
+      canvas.dataset.answer = turn; // says which answer is drawn
     } catch (error) {
       if (turn === state.turn) showProblem(part("problem"), error);
     } finally {
