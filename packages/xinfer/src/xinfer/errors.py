@@ -5,7 +5,8 @@ XInferError                     xinfer.error
 ├── DocumentError               document.invalid        a JSON document does not follow its schema
 │   └── TaskSpecError           task.invalid
 ├── PackageError                package.invalid         an engine file is damaged or not one of ours
-├── SignatureError              signature.invalid       also .missing, .no_key, .bad_key
+├── SignatureError              signature.invalid       also .missing, .no_key, .bad_key, .policy, .revoked, .expired,
+│                                                       .untrusted_publisher
 ├── IncompatibleTargetError     engine.incompatible
 ├── EngineClosedError           engine.closed
 ├── InputError                  input.invalid

@@ -6,14 +6,16 @@ verifies it too: ``model_signing verify key FOLDER --signature FOLDER/model.sig 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xinfer import schema
 from xinfer._extras import require
-from xinfer.errors import SignatureError
+from xinfer.errors import DocumentError, SignatureError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +73,72 @@ def public_key_pem(private_key: str | os.PathLike[str]) -> bytes:
     return bytes(pem)
 
 
+def normalised_public_key(public_key: bytes) -> bytes:
+    """A public key as the PEM that `cryptography` writes, however it was laid out before.
+
+    Args:
+        public_key: PEM of an EC public key.
+
+    Returns:
+        The same key; equal keys give equal bytes.
+
+    Raises:
+        SignatureError: It is not an EC public key as PEM (``signature.bad_key``).
+    """
+    serialization = require("cryptography.hazmat.primitives.serialization", "sign")
+    pem = _load_public_key(public_key).public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return bytes(pem)
+
+
+def key_fingerprint(public_key: bytes) -> str:
+    """The name of a public key: ``sha256:`` and the SHA-256 of its SubjectPublicKeyInfo as DER, in hex.
+
+    ``openssl pkey -pubin -in KEY -outform DER | sha256sum`` gives the same digits.
+
+    Args:
+        public_key: PEM of an EC public key.
+
+    Raises:
+        SignatureError: It is not an EC public key as PEM (``signature.bad_key``).
+    """
+    serialization = require("cryptography.hazmat.primitives.serialization", "sign")
+    der = _load_public_key(public_key).public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return "sha256:" + hashlib.sha256(der).hexdigest()
+
+
+def signer_hint(folder: str | os.PathLike[str]) -> str:
+    """Which key a signature says it was made with: the SHA-256, in hex, of the key's `normalised_public_key`.
+
+    This is a claim, not a proof: it only tells which key to verify with. model-signing refuses a signature
+    whose claim does not fit the key.
+
+    Args:
+        folder: The unpacked package.
+
+    Raises:
+        SignatureError: Unsigned (``signature.missing``), or not a signature of this kind
+            (``signature.invalid``).
+    """
+    signature = Path(folder) / SIGNATURE_FILE
+    # A dangling link is something that claims to be a signature, not the absence of one.
+    if not os.path.lexists(signature):
+        raise _unsigned()
+    try:
+        bundle = schema.loads(signature.read_bytes(), where=SIGNATURE_FILE)
+        hint = bundle["verificationMaterial"]["publicKey"]["hint"]
+    except (OSError, DocumentError, LookupError, TypeError) as error:
+        raise SignatureError(
+            "the signature cannot be read", value=str(folder), hint="sign the engine again"
+        ) from error
+    if not isinstance(hint, str):
+        raise SignatureError("the signature does not say which key made it", value=str(folder))
+    return hint
+
+
 def sign_folder(folder: str | os.PathLike[str], private_key: str | os.PathLike[str]) -> Path:
     """Signs every file below a folder and writes ``model.sig`` into it.
 
@@ -108,11 +176,7 @@ def verify_folder(folder: str | os.PathLike[str], public_key: str | os.PathLike[
     folder = Path(folder)
     signature = folder / SIGNATURE_FILE
     if not signature.is_file():
-        raise SignatureError(
-            "the engine is not signed",
-            code="signature.missing",
-            hint="sign it, or load it unsigned on purpose",
-        )
+        raise _unsigned()
     with _key_file(public_key) as key:
         try:
             config = verifying.Config().use_elliptic_key_verifier(public_key=key)
@@ -127,6 +191,25 @@ def verify_folder(folder: str | os.PathLike[str], public_key: str | os.PathLike[
                 value=str(folder),
                 hint="the file was changed after signing, or was signed by another key",
             ) from error
+
+
+def _unsigned() -> SignatureError:
+    return SignatureError(
+        "the engine is not signed", code="signature.missing", hint="sign it, or load it unsigned on purpose"
+    )
+
+
+def _load_public_key(public_key: bytes) -> Any:
+    serialization = require("cryptography.hazmat.primitives.serialization", "sign")
+    ec = require("cryptography.hazmat.primitives.asymmetric.ec", "sign")
+    exceptions = require("cryptography.exceptions", "sign")
+    try:
+        key = serialization.load_pem_public_key(public_key)
+    except (ValueError, TypeError, exceptions.UnsupportedAlgorithm) as error:
+        raise _bad_key("(inline)", error) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise _bad_key("(inline)", TypeError("it is not an elliptic-curve key"))
+    return key
 
 
 def _hashing(signature: Path) -> Any:
