@@ -1,0 +1,230 @@
+"""INT8 with ONNX Runtime's quantiser: QDQ files for its own CPU kernels, and portable ones."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from xinfer._extras import require
+from xinfer.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+
+    Feeds = dict[str, np.ndarray]
+
+Calibration = Literal["minmax", "percentile", "entropy"]
+CALIBRATIONS: tuple[Calibration, ...] = ("minmax", "percentile", "entropy")
+
+_METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
+_CONVOLUTIONAL = ["Conv", "Gemm", "MatMul", "Add", "Clip", "Relu", "Concat", "AveragePool", "MaxPool"]
+_PRODUCTS = ["Conv", "Gemm", "MatMul"]
+_PORTABLE = ["Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "AveragePool", "GlobalAveragePool", "MaxPool"]
+_PERCENTILE = 99.99
+
+
+def onnxruntime_qdq(
+    source: Path,
+    destination: Path,
+    samples: Sequence[Feeds],
+    float_nodes: Sequence[str],
+    *,
+    reduce_range: bool,
+    calibration: Calibration = "minmax",
+    transformer: bool = False,
+) -> None:
+    """ONNX Runtime's static quantiser: U8 activations, per-channel S8 weights.
+
+    Args:
+        source: The float model.
+        destination: The file to write.
+        samples: Calibration inputs, from training data.
+        float_nodes: Names of nodes to leave in float.
+        reduce_range: Seven-bit weights, for CPUs whose 8-bit dot product saturates (no VNNI).
+        calibration: How activations' ranges are chosen. `minmax` keeps every value; `percentile` cuts the
+            outermost 0.01 %; `entropy` minimises the divergence between the distributions.
+        transformer: Only products with weights are quantised. The residual sums of transformers carry
+            outliers that a per-tensor range for activations cannot hold.
+
+    Raises:
+        CalibrationError: There are no samples.
+
+    Source: Migacz, "8-bit Inference with TensorRT" (GTC 2017), for the entropy calibration.
+    """
+    quantization = require("onnxruntime.quantization", "onnxruntime")
+    _quantise(
+        source,
+        destination,
+        samples,
+        float_nodes,
+        activation_type=quantization.QuantType.QUInt8,
+        reduce_range=reduce_range,
+        calibration=calibration,
+        operators=_PRODUCTS if transformer else _CONVOLUTIONAL,
+        options={"ActivationSymmetric": False, "MatMulConstBOnly": transformer},
+    )
+
+
+def portable_qdq(
+    source: Path,
+    destination: Path,
+    samples: Sequence[Feeds],
+    float_nodes: Sequence[str] = (),
+    *,
+    calibration: Calibration = "minmax",
+    transformer: bool = False,
+) -> None:
+    """Explicit quantisation that TensorRT, OpenVINO and ONNX Runtime all read.
+
+    S8 with zero point 0 everywhere, one scale per activation, one per output channel of weights, biases in
+    float. Arguments as for `onnxruntime_qdq`. TensorRT takes nothing else; ONNX Runtime's CPU kernels are
+    slow on it.
+
+    Source: NVIDIA TensorRT developer guide, "Working with Quantized Types", explicit quantization.
+    """
+    quantization = require("onnxruntime.quantization", "onnxruntime")
+    _quantise(
+        source,
+        destination,
+        samples,
+        float_nodes,
+        activation_type=quantization.QuantType.QInt8,
+        reduce_range=False,
+        calibration=calibration,
+        operators=_PRODUCTS if transformer else _PORTABLE,
+        options={
+            "ActivationSymmetric": True,
+            "MatMulConstBOnly": transformer,
+            # TensorRT has no INT32 DequantizeLinear.
+            "QuantizeBias": False,
+            # Pairs stand before layers only: between a convolution and its activation they prevent fusion.
+            "OpTypesToExcludeOutputQuantization": _PORTABLE,
+        },
+    )
+
+
+def _quantise(
+    source: Path,
+    destination: Path,
+    samples: Sequence[Feeds],
+    float_nodes: Sequence[str],
+    *,
+    activation_type: Any,
+    reduce_range: bool,
+    calibration: Calibration,
+    operators: list[str],
+    options: dict[str, Any],
+) -> None:
+    if not samples:
+        raise CalibrationError("quantisation needs at least one calibration sample")
+    quantization = require("onnxruntime.quantization", "onnxruntime")
+    with tempfile.TemporaryDirectory(prefix="xinfer-ort-") as folder, _quiet():
+        prepared = Path(folder) / "prepared.onnx"
+        prepare(source, prepared)
+        quantization.quantize_static(
+            str(prepared),
+            str(destination),
+            _reader(quantization.CalibrationDataReader, samples),
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=activation_type,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+            reduce_range=reduce_range,
+            op_types_to_quantize=operators,
+            nodes_to_exclude=sorted(
+                prepared_names(source, prepared, float_nodes) | _sums_with_constants(prepared)
+            ),
+            calibrate_method=quantization.CalibrationMethod[_METHODS[calibration]],
+            extra_options={
+                "WeightSymmetric": True,
+                "CalibPercentile": _PERCENTILE,
+                # One sample's activations in memory at a time, not all.
+                "CalibStridedMinMax": 1,
+                **options,
+            },
+        )
+
+
+def _sums_with_constants(prepared: Path) -> set[str]:
+    """Biases and masks: nothing to gain, ranges that ruin a scale, and OpenVINO 2026.4 crashes on some."""
+    onnx = require("onnx", "build")
+    graph = onnx.load(str(prepared), load_external_data=False).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return {node.name for node in graph.node if node.op_type == "Add" and constants.intersection(node.input)}
+
+
+def prepare(source: Path, destination: Path) -> None:
+    """The graph that the quantiser sees: constants folded, batch norms in their convolutions, shapes known.
+
+    Args:
+        source: The float model.
+        destination: The file to write: standard ONNX, same inputs and outputs.
+    """
+    preprocess = require("onnxruntime.quantization.shape_inference", "onnxruntime")
+    preprocess.quant_pre_process(str(source), str(destination), skip_symbolic_shape=True)
+
+
+def prepared_names(source: Path, prepared: Path, wanted: Sequence[str]) -> set[str]:
+    """The names that nodes of `source` go by after `prepare`, which fuses and renames some.
+
+    Args:
+        source: The float model.
+        prepared: What `prepare` made of it.
+        wanted: Names of nodes in `source`.
+
+    Returns:
+        Names of nodes in `prepared` that are these, hold them, or read their weights.
+    """
+    if not wanted:
+        return set()
+    onnx = require("onnx", "build")
+    names = set(wanted)
+    before = onnx.load(str(source), load_external_data=False).graph
+    constants = {tensor.name for tensor in before.initializer}
+    nodes = [node for node in before.node if node.name in names]
+    outputs = {name for node in nodes for name in node.output}
+    weights = {name for node in nodes for name in node.input if name in constants}
+    # A weight that two layers share says nothing about which of them is meant.
+    others = {name for node in before.node if node.name not in names for name in node.input}
+    return {
+        node.name
+        for node in onnx.load(str(prepared), load_external_data=False).graph.node
+        if node.name in names
+        or outputs.intersection(node.output)
+        or (weights - others).intersection(node.input)
+        or any(node.name.startswith(f"{name}/") for name in names)
+    }
+
+
+def _reader(base: Any, samples: Sequence[Feeds]) -> Any:
+    class Reader(base):
+        def __init__(self) -> None:
+            self._rest = iter(samples)
+
+        def __len__(self) -> int:
+            return len(samples)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self._rest = iter(samples[start_index:end_index])
+
+        def get_next(self) -> Feeds | None:
+            return next(self._rest, None)
+
+    return Reader()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the quantiser, which logs through the root logger."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
