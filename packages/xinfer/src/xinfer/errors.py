@@ -12,6 +12,8 @@ XInferError                     xinfer.error
 ├── InputError                  input.invalid
 ├── ImageDecodeError            image.unreadable        also .truncated, .too_large, .unsupported
 ├── BackendError                backend.failed          also .unknown
+├── CatalogueError              catalogue.unknown       also .invalid
+├── FetchError                  source.unavailable      also .digest
 └── BuildError                  build.failed
     ├── SourceModelError        build.source_model
     ├── CalibrationError        build.calibration
@@ -112,6 +114,18 @@ class BackendError(XInferError):
     """A runtime failed."""
 
     default_code = "backend.failed"
+
+
+class CatalogueError(XInferError):
+    """The catalogue has no such entry, or it cannot be used that way."""
+
+    default_code = "catalogue.unknown"
+
+
+class FetchError(XInferError):
+    """A file that the catalogue names cannot be had here."""
+
+    default_code = "source.unavailable"
 
 
 class BuildError(XInferError):
