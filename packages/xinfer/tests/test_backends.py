@@ -134,6 +134,15 @@ class TestBackend:
         inputs = feeds(1)
         check(model.infer(inputs), inputs)
 
+    def test_profile_names_every_layer_and_its_share(self, name: str, artifacts: dict[str, Path]) -> None:
+        model = get_backend(name).load(artifacts[name], RuntimeSettings(num_threads=1, num_streams=1))
+        layers = model.profile(feeds(0), repeats=3)
+        assert sum(layer.share for layer in layers) == pytest.approx(1)
+        assert all(layer.time_ms >= 0 and layer.name and layer.type for layer in layers)
+        assert {layer.precision for layer in layers if "Conv" in layer.type} >= {"fp32"}
+        with pytest.raises(BackendError):
+            model.profile(feeds(0) | {"x": np.zeros((2, 7), np.float32)}, repeats=1)
+
     def test_infer_fails_when_closed(self, name: str, artifacts: dict[str, Path]) -> None:
         model = get_backend(name).load(artifacts[name], RuntimeSettings(num_threads=1, num_streams=1))
         model.close()

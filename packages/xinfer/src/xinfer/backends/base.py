@@ -6,13 +6,14 @@ import importlib
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from xinfer import schema
 from xinfer.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
 
@@ -25,6 +26,11 @@ BACKENDS = {
 """Backend -> module with a `BACKEND`."""
 
 
+Device = Literal["cpu", "cuda", "rocm", "coreml", "gpu", "npu"]
+"""What executes: ``cuda`` is NVIDIA, ``rocm`` AMD, ``coreml`` Apple, ``gpu`` and ``npu`` Intel (OpenVINO)."""
+FloatPrecision = Literal["fp32", "bf16", "fp16"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RuntimeSettings:
     """How a compiled model uses the machine.
@@ -34,11 +40,13 @@ class RuntimeSettings:
         num_streams: Inferences at once; each has `num_threads / num_streams` threads.
         float_precision: What executes the layers that are not quantised. Always set: OpenVINO would
             silently run them in bf16 where the CPU has it.
+        device: What executes.
     """
 
     num_threads: int
     num_streams: int
-    float_precision: Literal["fp32", "bf16"] = "fp32"
+    float_precision: FloatPrecision = "fp32"
+    device: Device = "cpu"
 
     def __post_init__(self) -> None:
         if self.num_threads < 1 or self.num_streams < 1:
@@ -52,6 +60,25 @@ class RuntimeSettings:
     def to_json(self) -> dict[str, Any]:
         """As recorded in receipts."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerProfile:
+    """One executed layer.
+
+    Attributes:
+        name: The runtime's name of it, after fusion.
+        type: What kind of layer.
+        precision: What its kernel executes: ``fp32``, ``bf16``, ``fp16``, ``int8``, ``int64``, ...
+        time_ms: Median time of one inference.
+        share: Of all layers' time, from 0 to 1; the shares of a profile sum to 1.
+    """
+
+    name: str
+    type: str
+    precision: str
+    time_ms: float
+    share: float
 
 
 class CompiledModel(Protocol):
@@ -75,6 +102,22 @@ class CompiledModel(Protocol):
 
     def executed_precision(self) -> str:
         """What the runtime really executes, read back from it: ``fp32``, ``bf16``, ``int8+fp32``, ..."""
+
+    def profile(self, feeds: Mapping[str, np.ndarray], *, repeats: int = 20) -> tuple[LayerProfile, ...]:
+        """Measures every layer on a second, instrumented instance of the model.
+
+        Args:
+            feeds: One array per input, of its datatype and shape.
+            repeats: Inferences to take each layer's median over.
+
+        Returns:
+            The executed layers in order of execution. Instrumentation costs time: compare layers of one
+            profile with each other, not their sum with a latency.
+
+        Raises:
+            BackendError: The runtime refused.
+            EngineClosedError: The model was closed.
+        """
 
     def close(self) -> None:
         """Frees the model. Further calls of `infer` fail."""
@@ -125,3 +168,20 @@ def summarise_precisions(precisions: Iterable[str]) -> str:
     """Joins the precisions of the compute layers, most frequent first: ``int8+fp32``."""
     counts = Counter(precisions)
     return "+".join(sorted(counts, key=lambda name: (-counts[name], name))) or "fp32"
+
+
+def summarise_layers(layers: Iterable[tuple[str, str, str, Sequence[float]]]) -> tuple[LayerProfile, ...]:
+    """Profiles from each layer's name, type, precision and times in milliseconds, one per inference."""
+    timed = [(name, kind, precision, median(times)) for name, kind, precision, times in layers if times]
+    total_ms = sum(time_ms for *_, time_ms in timed)
+    return tuple(
+        LayerProfile(
+            name=name,
+            type=kind,
+            precision=precision,
+            time_ms=time_ms,
+            # Clocks of microseconds can read 0 for every layer of a tiny model.
+            share=time_ms / total_ms if total_ms else 1 / len(timed),
+        )
+        for name, kind, precision, time_ms in timed
+    )

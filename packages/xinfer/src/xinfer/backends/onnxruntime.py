@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xinfer._extras import require
-from xinfer.backends.base import RuntimeSettings, summarise_precisions
+from xinfer.backends.base import LayerProfile, RuntimeSettings, summarise_layers, summarise_precisions
 from xinfer.errors import BackendError, EngineClosedError
 from xinfer.manifest import Datatype, TensorSpec
 
@@ -31,6 +32,8 @@ _EXECUTED = {
     "DynamicQuantizeMatMul": "int8",
 }  # fmt: skip
 """Compute operators of the optimised graph -> the precision that their CPU kernels execute."""
+_TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "int8", "double": "fp64"}
+_PROFILE_WARMUP = 3
 
 
 class OnnxRuntimeModel:
@@ -68,6 +71,33 @@ class OnnxRuntimeModel:
             graph = onnx.load(str(optimised)).graph
         return summarise_precisions(
             _EXECUTED[node.op_type] for node in graph.node if node.op_type in _EXECUTED
+        )
+
+    def profile(self, feeds: Mapping[str, np.ndarray], *, repeats: int = 20) -> tuple[LayerProfile, ...]:
+        if self._session is None:
+            raise EngineClosedError
+        with tempfile.TemporaryDirectory(prefix="xinfer-ort-") as folder:
+            options = _session_options(self._settings)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = _session(self._model_path, options)
+            try:
+                for _ in range(_PROFILE_WARMUP + repeats):
+                    session.run(self._names, dict(feeds))
+            except Exception as error:
+                session.end_profiling()
+                raise BackendError(f"ONNX Runtime: {error}") from error
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        layers: dict[str, tuple[str, str, list[float]]] = {}
+        for event in events:
+            name = event["name"].removesuffix("_kernel_time")
+            if event.get("cat") == "Node" and name != event["name"]:
+                kind = event["args"]["op_name"]
+                layer = layers.setdefault(name, (kind, _precision(kind, event["args"]), []))
+                layer[2].append(event["dur"] / 1e3)
+        return summarise_layers(
+            (name, kind, precision, times_ms[_PROFILE_WARMUP:])
+            for name, (kind, precision, times_ms) in layers.items()
         )
 
     def close(self) -> None:
@@ -112,6 +142,14 @@ def _session(path: Path, options: Any) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BackendError(f"ONNX Runtime cannot load the model: {error}", value=path.name) from error
+
+
+def _precision(kind: str, event: dict[str, Any]) -> str:
+    """A compute layer's kernel says it; any other layer works in the type it puts out."""
+    if kind in _EXECUTED:
+        return _EXECUTED[kind]
+    types = [name for output in event.get("output_type_shape", []) for name in output]
+    return _TYPES.get(types[0], types[0]) if types else "unknown"
 
 
 def _tensor(node: Any) -> TensorSpec:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xinfer._extras import require
-from xinfer.backends.base import RuntimeSettings, summarise_precisions
+from xinfer.backends.base import LayerProfile, RuntimeSettings, summarise_layers, summarise_precisions
 from xinfer.errors import BackendError, EngineClosedError
 from xinfer.manifest import Datatype, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 MODEL_FILE = "model.xml"
 
@@ -25,14 +25,18 @@ _DATATYPES: dict[str, Datatype] = {
 }  # fmt: skip
 _PRIME_LOCK = threading.Lock()
 _COMPUTE_LAYERS = {"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"}
-_EXECUTED = {"u8": "int8", "i8": "int8", "f32": "fp32", "bf16": "bf16", "f16": "fp16"}
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_EXECUTED = {
+    "u8": "int8", "i8": "int8", "f32": "fp32", "bf16": "bf16", "f16": "fp16", "i64": "int64", "i32": "int32",
+}  # fmt: skip
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_PROFILE_WARMUP = 3
 
 
 class OpenVINOModel:
     """A compiled model with one infer request per stream."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, recompile: Callable[[dict[str, Any]], Any]) -> None:
+        self._recompile = recompile
         self.inputs = tuple(_tensor(port) for port in compiled.inputs)
         self.outputs = tuple(_tensor(port) for port in compiled.outputs)
         self._compiled = compiled
@@ -58,16 +62,35 @@ class OpenVINOModel:
     def executed_precision(self) -> str:
         if self._compiled is None:
             raise EngineClosedError
-        precisions = []
-        for node in self._compiled.get_runtime_model().get_ordered_ops():
-            info = node.get_rt_info()
-            if "layerType" in info and str(info["layerType"].astype(str)) in _COMPUTE_LAYERS:
-                precision = str(info["runtimePrecision"].astype(str))
-                precisions.append(_EXECUTED.get(precision, precision))
+        layers = _layers(self._compiled).values()
+        precisions = [precision for kind, precision in layers if kind in _COMPUTE_LAYERS]
         if not precisions:
             hint = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
             return _EXECUTED.get(hint, hint)
         return summarise_precisions(precisions)
+
+    def profile(self, feeds: Mapping[str, np.ndarray], *, repeats: int = 20) -> tuple[LayerProfile, ...]:
+        if self._compiled is None:
+            raise EngineClosedError
+        compiled = self._recompile({"PERF_COUNT": True})
+        layers = _layers(compiled)
+        request = compiled.create_infer_request()
+        times_ms: dict[str, list[float]] = {}
+        kinds: dict[str, str] = {}
+        try:
+            for repeat in range(_PROFILE_WARMUP + repeats):
+                request.infer(dict(feeds), share_inputs=True)
+                if repeat < _PROFILE_WARMUP:
+                    continue
+                for info in request.get_profiling_info():
+                    if info.status == info.Status.EXECUTED:
+                        kinds[info.node_name] = info.node_type
+                        times_ms.setdefault(info.node_name, []).append(info.real_time.total_seconds() * 1e3)
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO: {_first_line(error)}") from error
+        return summarise_layers(
+            (name, *layers.get(name, (kinds[name], "unknown")), times) for name, times in times_ms.items()
+        )
 
     def close(self) -> None:
         with self._lock:
@@ -97,13 +120,17 @@ class OpenVINOBackend:
         }
         if cache_dir is not None:
             properties["CACHE_DIR"] = str(cache_dir)
-        try:
-            compiled = openvino.Core().compile_model(str(artifact_dir / MODEL_FILE), "CPU", properties)
-        except RuntimeError as error:
-            raise BackendError(
-                f"OpenVINO cannot load the model: {_first_line(error)}", value=MODEL_FILE
-            ) from error
-        return OpenVINOModel(compiled)
+
+        def compile_model(more: dict[str, Any]) -> Any:
+            path = str(artifact_dir / MODEL_FILE)
+            try:
+                return openvino.Core().compile_model(path, "CPU", properties | more)
+            except RuntimeError as error:
+                raise BackendError(
+                    f"OpenVINO cannot load the model: {_first_line(error)}", value=MODEL_FILE
+                ) from error
+
+        return OpenVINOModel(compile_model({}), compile_model)
 
 
 def _prime(openvino: Any) -> None:
@@ -116,6 +143,20 @@ def _prime(openvino: Any) -> None:
         for array in (np.zeros(1, np.uint8), np.zeros(1, np.float32)):
             for tensor in (openvino.Tensor(array, shared_memory=True), openvino.Tensor(array)):
                 assert tensor.element_type.to_dtype() == tensor.data.dtype == array.dtype
+
+
+def _layers(compiled: Any) -> dict[str, tuple[str, str]]:
+    """Executed layer -> its type and the precision of its kernel."""
+    layers = {}
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        if "layerType" in info:
+            precision = str(info["runtimePrecision"].astype(str))
+            layers[node.get_friendly_name()] = (
+                str(info["layerType"].astype(str)),
+                _EXECUTED.get(precision, precision),
+            )
+    return layers
 
 
 def _tensor(port: Any) -> TensorSpec:
