@@ -26,22 +26,42 @@ class InputSpec:
     """The model's input."""
     kind: str
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of the model's inputs that it feeds."""
+        return (self.name,)
+
 
 @InputSpec.VARIANTS.add("image")
 @dataclass(frozen=True, kw_only=True)
 class ImageInput(InputSpec):
-    """One image: uint8 RGB, [1,H,W,3] of any size; scaling and normalising stand in the graph.
+    """One image: uint8 RGB, [1,H,W,3]; normalising stands in the graph.
 
     Decoding is `xinfer.preproc.decode_image`, which may decode smaller where no side falls below `min_side`.
+
+    Attributes:
+        size: Height and width that the graph takes; None: any.
+        mode: How an image comes to that size: ``any``: not at all, the graph scales; ``letterbox``: scaled,
+            then padded; ``stretch``: its aspect ratio is lost; ``crop``: scaled until it covers, then cropped.
+        pad_value: Of letterbox, 0..255.
     """
 
     kind: Literal["image"] = "image"
     color: Literal["RGB"]
     min_side: int
+    size: tuple[int, int] | None = None
+    mode: Literal["any", "letterbox", "stretch", "crop"] = "any"
+    pad_value: int = 0
 
     def __post_init__(self) -> None:
         if self.min_side < 1:
             raise ValueError(f"min_side must be positive, not {self.min_side}")
+        if (self.size is None) != (self.mode == "any"):
+            raise ValueError(f"mode {self.mode!r} and size {self.size} do not go together")
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError(f"size must be positive, not {list(self.size)}")
+        if not 0 <= self.pad_value <= 255:
+            raise ValueError(f"pad_value must be in 0..255, not {self.pad_value}")
 
 
 @dataclass(frozen=True, kw_only=True)
