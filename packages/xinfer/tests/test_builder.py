@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +27,16 @@ from xinfer import (
     EnginePackage,
     HardwareTarget,
     InferenceEngine,
+    PackageError,
     SourceModelError,
     VerificationError,
 )
 from xinfer.backends import RuntimeSettings, get_backend
-from xinfer.builders import openvino_ir, quantise, steps
-from xinfer.builders.candidates import SCOPES, Recipe, search_space
+from xinfer.builders import openvino_ir, quantise, search, steps
+from xinfer.builders.candidates import SCOPES, Mode, Recipe, narrower, search_space
 from xinfer.builders.graph import inspect_graph, load_onnx
 from xinfer.builders.measure import measure_pipeline
+from xinfer.builders.race import Runner, decided, race_job, run_race
 from xinfer.tasks import TaskSpec
 from xinfer.verify import cosine_agreement
 
@@ -101,13 +110,9 @@ def test_built_engine_says_where_it_comes_from(built: EnginePackage, anomaly_onn
 
 def test_receipt_has_a_row_for_every_candidate_and_one_winner(built: EnginePackage) -> None:
     receipt = built.receipt
-    expected = {
-        recipe.id
-        for recipe in search_space(
-            HERE, frozenset({"fp32", "bf16", "int8"}), frozenset({"openvino", "onnxruntime"})
-        )
-    }
-    assert {row.id for row in receipt.candidates} == expected
+    tried = {row.id for row in receipt.candidates}
+    assert {"onnxruntime/fp32", "openvino/fp32", "onnxruntime/int8/ort-qdq/network"} <= tried
+    assert len(tried) == len(receipt.candidates)
     assert [row.status for row in receipt.candidates].count("selected") == 1
     for row in receipt.candidates:
         if row.status in ("selected", "ok"):
@@ -121,9 +126,51 @@ def test_receipt_has_a_row_for_every_candidate_and_one_winner(built: EnginePacka
             assert row.reason
 
 
-def test_winner_is_the_fastest_within_the_budget(built: EnginePackage) -> None:
-    rows = [row for row in built.receipt.candidates if row.status in ("selected", "ok")]
-    assert built.receipt.selected.throughput_per_s == max(row.throughput_per_s or 0 for row in rows)
+class Scripted(Runner):
+    """A runner whose rounds take what the test says, in seconds."""
+
+    rounds: Iterator[float]
+
+    def turn(self) -> None:
+        seconds = next(self.rounds)
+        self.latencies_ms.append(seconds * 1e3)
+        self.rounds_ms.append(seconds * 1e3)
+        self.rates_per_s.append(1 / seconds)
+        self.cpu_ms.append(seconds * 1e3)
+
+
+def scripted(**rounds: list[float]) -> dict[str, Runner]:
+    runners: dict[str, Runner] = {}
+    for name, seconds in rounds.items():
+        runner = Scripted(name=name, job={})
+        runner.rounds = itertools.chain(seconds, itertools.repeat(seconds[-1]))
+        runners[name] = runner
+    return runners
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput"])
+def test_race_orders_by_cost_and_drops_who_is_far_behind(objective: Mode) -> None:
+    runners = scripted(slow=[3.0], fast=[1.0], second=[1.1])
+    lost: list[tuple[str, str, str]] = []
+    order = run_race(
+        runners,
+        objective,
+        deadline_s=math.inf,
+        lost=lambda *what: lost.append(what),
+        progress=lambda index, num: None,
+    )
+    assert list(order) == ["fast", "second"]
+    assert lost == [("slow", "dropped", "3.0x slower")]
+    assert len(runners["slow"].rounds_ms) == 2, "one round may have met another's work"
+    assert len(runners["fast"].rounds_ms) == 3, "all is clear after three"
+
+
+def test_race_goes_on_while_it_is_not_clear_who_is_faster() -> None:
+    runners = scripted(a=[1.0, 1.2, 1.0, 1.2, 1.0, 1.0], b=[1.2, 1.0, 1.2, 1.0, 1.2, 1.3])
+    run_race(
+        runners, "latency", deadline_s=math.inf, lost=lambda *what: None, progress=lambda index, num: None
+    )
+    assert len(runners["a"].rounds_ms) > 3
 
 
 def test_int8_was_executed_as_int8(built: EnginePackage) -> None:
@@ -201,24 +248,143 @@ def test_a_candidate_that_crashes_is_a_failed_row(
     assert rows["fp32"].status == "selected"
 
 
-def test_a_candidate_that_answers_differently_with_several_streams_is_a_failed_row(
+def test_a_candidate_that_answers_otherwise_than_when_it_was_gated_is_a_failed_row(
     builder: EngineBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = get_backend("onnxruntime")
-    load = type(backend).load
+    def other_outputs(*arguments, **options):
+        job = race_job(*arguments, **options)
+        with np.load(job["outputs"]) as arrays:
+            doubled = {name: arrays[name] * 2 for name in arrays.files}
+        np.savez(job["outputs"], **doubled)
+        return job
 
-    def wrong(self, artifact_dir, settings, **options):
-        model = load(self, artifact_dir, settings, **options)
-        if settings.num_streams > 1:
-            infer = model.infer
-            model.infer = lambda feeds: {name: array * 2 for name, array in infer(feeds).items()}
-        return model
+    monkeypatch.setattr(search, "race_job", other_outputs)
+    with pytest.raises(BuildError, match="in latency mode: output 'score' differs"):
+        builder.with_backends("onnxruntime").with_precision("fp32").build()
 
-    monkeypatch.setattr(type(backend), "load", wrong)
-    target = replace(HERE, num_cores=2)
-    plan = replace(builder.with_backends("onnxruntime").with_precisions("fp32").plan, target=target)
-    with pytest.raises(BuildError, match="in throughput mode: output 'score' differs"):
-        type(builder)(plan).build()
+
+def test_a_candidate_that_dies_in_the_race_is_a_failed_row(
+    builder: EngineBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = Runner.turn
+
+    def die(self: Runner) -> None:
+        if self.name == "openvino/fp32":
+            self._process.send_signal(signal.SIGSEGV)
+        turn(self)
+
+    monkeypatch.setattr(Runner, "turn", die)
+    with builder.with_precision("fp32").build() as built:
+        rows = {row.id: row for row in built.receipt.candidates}
+    assert rows["openvino/fp32"].status == "failed"
+    assert "SIGSEGV" in str(rows["openvino/fp32"].reason)
+    assert rows["onnxruntime/fp32"].status == "selected"
+
+
+@pytest.mark.parametrize(
+    ("costs", "best", "expected"),
+    [
+        ([2.0, 2.1, 1.9], [1.0, 1.0, 1.0], True),  # twice as slow, beyond doubt
+        ([1.001, 1.0, 1.002], [1.0, 1.0, 1.0], True),  # as fast, beyond doubt
+        ([1.5, 0.8, 1.1], [1.0, 1.0, 1.0], False),
+        ([1.0], [1.0], False),
+    ],
+)
+def test_race_is_decided_when_more_rounds_would_change_nothing(
+    costs: list[float], best: list[float], expected: bool
+) -> None:
+    assert decided(np.array(costs), np.array(best)) is expected
+
+
+def test_an_interrupted_build_leaves_nothing_behind(anomaly_onnx: Path, tmp_path: Path) -> None:
+    script = f"""
+import numpy as np, sys
+from xinfer import EngineBuilder
+feeds = [{{"image": np.full((1, 32, 32, 3), i, np.uint8)}} for i in range(4)]
+builder = EngineBuilder.from_onnx({str(anomaly_onnx)!r}).with_accuracy_budget(metric="cosine", samples=feeds)
+builder.on_progress(
+    lambda stage, fraction, message: print(stage, flush=True)
+).build_and_save({str(tmp_path / "out" / "x.engine")!r})
+"""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "temporary").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=os.environ | {"TMPDIR": str(tmp_path / "temporary")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == "Measuring":
+            break
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in stderr
+    assert not list((tmp_path / "out").iterdir())
+    assert not [path.name for path in (tmp_path / "temporary").iterdir() if path.name.startswith("xinfer")]
+
+
+def test_an_identical_build_answers_at_once_and_another_does_not(
+    builder: EngineBuilder, keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = (
+        builder.with_backends("onnxruntime")
+        .with_precision("fp32")
+        .with_cache(tmp_path, evaluation="ordering")
+    )
+    first = plan.build_and_save(tmp_path / "a.engine")
+
+    def refuse(self):
+        raise AssertionError("searched again")
+
+    monkeypatch.setattr(search.Search, "run", refuse)
+    second = plan.build_and_save(tmp_path / "b.engine", signing_key=keys[0])
+    assert second.signed
+    assert second.receipt == first.receipt
+    InferenceEngine.load(second, public_key=keys[1]).close()
+    for other in (
+        plan.with_seed(1),
+        plan.with_cache(tmp_path, evaluation="other"),
+        plan.with_cache(tmp_path),
+    ):
+        with pytest.raises(AssertionError, match="searched again"):
+            other.build_and_save(tmp_path / "c.engine")
+
+
+def test_agreement_with_the_source_needs_no_labels(
+    anomaly_onnx: Path, feeds: list[dict[str, np.ndarray]]
+) -> None:
+    plan = (
+        EngineBuilder.from_onnx(anomaly_onnx)
+        .with_backends("openvino")
+        .with_precision("fp32")
+        .with_accuracy_budget(metric="cosine", samples=feeds)
+    )
+    with plan.build() as built:
+        assert built.receipt.accuracy is not None
+        assert built.receipt.accuracy.source_value == pytest.approx(1)
+        assert built.receipt.accuracy.engine_value > 0.999
+    with pytest.raises(BuildError, match="evaluate"):
+        plan.with_accuracy_budget(metric="mAP", samples=feeds)
+
+
+def test_assets_travel_with_the_engine(builder: EngineBuilder, tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("one two")
+    plan = (
+        builder.with_backends("onnxruntime")
+        .with_precision("fp32")
+        .with_assets({"words.txt": tmp_path / "words"})
+    )
+    package = plan.build_and_save(tmp_path / "x.engine")
+    with InferenceEngine.load(package, require_signature=False) as engine:
+        assert engine.asset("words.txt") == b"one two"
+        with pytest.raises(PackageError):
+            engine.asset("none")
+    with pytest.raises(BuildError):
+        plan.with_assets({"../x": tmp_path / "words"})
 
 
 def test_int8_is_also_tried_with_bf16_around_it_after_its_sibling() -> None:
@@ -256,7 +422,7 @@ def test_a_candidate_whose_metric_is_not_a_number_is_over_budget(
     def evaluate(outputs):
         return next(values)
 
-    plan = builder.with_precisions("fp32").with_accuracy_budget(
+    plan = builder.with_precision("fp32").with_accuracy_budget(
         metric="ordering", evaluate=evaluate, samples=feeds, min_agreement=0.5
     )
     with plan.build() as built:
@@ -270,7 +436,7 @@ def test_build_needs_an_accuracy_budget(anomaly_onnx: Path) -> None:
 
 def test_int8_needs_calibration(builder: EngineBuilder) -> None:
     with pytest.raises(CalibrationError):
-        builder.with_precisions("int8").build()
+        builder.with_precision("int8").build()
     with pytest.raises(CalibrationError):
         builder.with_int8([])
 
@@ -299,7 +465,7 @@ def test_a_model_without_the_task_outputs_is_refused(
 @pytest.mark.parametrize(
     "choose",
     [
-        lambda b: b.with_precisions("fp4"),
+        lambda b: b.with_precision("fp4"),
         lambda b: b.with_backends("tensorrt"),
         lambda b: b.optimize_for("beauty"),
         lambda b: b.for_target(replace(HERE, name="cpu-riscv64")),
@@ -321,8 +487,9 @@ def test_search_space_has_bf16_only_where_it_is_executed() -> None:
 def test_a_wider_scope_comes_after_its_narrower_one() -> None:
     recipes = search_space(HERE, frozenset({"int8"}), frozenset({"openvino", "onnxruntime"}))
     for recipe in recipes:
-        if recipe.narrower is not None:
-            assert recipes.index(recipe.narrower) < recipes.index(recipe)
+        before = narrower(recipe, SCOPES)
+        if before is not None:
+            assert recipes.index(before) < recipes.index(recipe)
     assert {recipe.scope for recipe in recipes} == {None, *SCOPES}
 
 
@@ -389,9 +556,7 @@ def test_receipt_and_manifest_are_the_documents_in_the_file(built: EnginePackage
 def test_every_precision_has_a_turn_when_the_budget_is_spent_at_once(
     builder: EngineBuilder, feeds: list[dict[str, np.ndarray]]
 ) -> None:
-    plan = (
-        builder.with_precisions("fp32").with_int8(feeds[:4]).with_backends("onnxruntime").with_budget(0.001)
-    )
+    plan = builder.with_precision("fp32").with_int8(feeds[:4]).with_backends("onnxruntime").with_budget(0.001)
     with plan.build() as built:
         rows = {row.id: row for row in built.receipt.candidates}
     tried = {row.precision_requested for row in rows.values() if row.accuracy is not None}

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ASSETS = "assets"
+"""Folder inside the artifact for files that a task needs beside the model."""
+
 LOAD_ATTEMPTS = 5
 """OpenVINO 2026.4.1 compiles some INT8 graphs wrongly by chance when there are several streams (measured: up
 to one load in five, with all scores wrong; never with one stream). The golden pair tells."""
@@ -81,6 +84,8 @@ class InferenceEngine:
         self.task: TaskSpec | None = self.manifest.task
         self.golden = Golden.from_bytes((folder / "golden.npz").read_bytes())
         self.digest = package.digest
+        assets = folder / "artifact" / ASSETS
+        self._assets = {path.name: path.read_bytes() for path in assets.iterdir()} if assets.is_dir() else {}
         self.settings = settings
         self._model: CompiledModel | None = model
         self._inputs = {spec.name: spec for spec in model.inputs}
@@ -206,6 +211,18 @@ class InferenceEngine:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(self.settings.num_streams, "xinfer")
             return self._executor.submit(self.infer, feeds)
+
+    def asset(self, name: str) -> bytes:
+        """A file that travels with the engine, such as a tokeniser.
+
+        Raises:
+            PackageError: The engine has none of that name.
+        """
+        if name not in self._assets:
+            raise PackageError(
+                f"the engine carries no {name!r}", value=name, hint=f"it carries {sorted(self._assets)}"
+            )
+        return self._assets[name]
 
     def executed_precision(self) -> str:
         """What the runtime executes here, read back from it. Raises EngineClosedError."""

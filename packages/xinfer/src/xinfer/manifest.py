@@ -194,6 +194,8 @@ class Candidate:
     drop: float | None
     verdict_agreement: float | None = None
     """Share of samples on which the verdict at the task's threshold is the source model's."""
+    uncertainty: float | None = None
+    """Half the 95 % interval of what was raced for (latency or throughput), as a share of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +214,35 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """How often what occurred: `counts[i]` values from `edges[i]` up to `edges[i + 1]`."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One layer of the compiled engine: what executes it, and its share of an inference's time."""
+
+    name: str
+    type: str
+    precision: str
+    time_ms: float
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassAccuracy:
+    """One class's value of a metric, of the source model and of the engine."""
+
+    label: str
+    num_samples: int
+    source_value: float
+    engine_value: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Receipt:
     """The measured part: every candidate, the winner's accuracy, the machine."""
 
@@ -222,6 +253,11 @@ class Receipt:
     accuracy: Accuracy | None
     candidates: tuple[Candidate, ...]
     comparison: Comparison | None = None
+    latency_histogram_ms: Histogram | None = None
+    """Of the winner's single inferences, all rounds."""
+    layers: tuple[Layer, ...] = ()
+    """The winner's costliest layers, the costliest first; empty where the runtime does not tell."""
+    classes: tuple[ClassAccuracy, ...] = ()
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:

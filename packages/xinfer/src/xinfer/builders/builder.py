@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from xinfer.builders.pack import BuiltEngine
+from xinfer.builders import cache
+from xinfer.builders.metrics import AGREEMENT
+from xinfer.builders.pack import BuiltEngine, resign
 from xinfer.builders.search import Search
 from xinfer.errors import BuildError, CalibrationError
 from xinfer.package import EnginePackage
@@ -21,12 +23,16 @@ from xinfer.tasks import TaskSpec
 Feeds = dict[str, np.ndarray]
 Outputs = dict[str, np.ndarray]
 Evaluate = Callable[[Sequence[Outputs]], float]
+EvaluateClasses = Callable[[Sequence[Outputs]], Mapping[str, tuple[int, float]]]
+"""From the outputs of all samples to each class's number of samples and value."""
 Progress = Callable[[str, float, str], None]
 """Called with the stage's title, the share of the build that is done, and a message."""
 
-PRECISIONS = ("fp32", "bf16", "int8")
-BACKENDS = ("openvino", "onnxruntime")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+BACKENDS = ("openvino", "onnxruntime", "inductor")
+OBJECTIVES = ("throughput", "latency")
 MAX_CALIBRATION_SAMPLES = 64
+MAX_BATCH = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,8 @@ class BuildPlan:
 
     source: Path
     target: HardwareTarget
+    program: Path | None = None
+    """The exported program (`torch.export.save`) that the source was made from, if it was."""
     task: TaskSpec | None = None
     labels: tuple[str, ...] = ()
     precisions: frozenset[str] = frozenset({"fp32", "bf16"})
@@ -44,11 +52,14 @@ class BuildPlan:
     metric: str = ""
     max_drop: float = 0.01
     evaluate: Evaluate | None = None
+    evaluate_classes: EvaluateClasses | None = None
     samples: tuple[Feeds, ...] = ()
     validation: tuple[Feeds, ...] = ()
     source_value: float | None = None
     min_agreement: float = 0.98
     objective: Literal["throughput", "latency"] = "throughput"
+    batches: tuple[int, ...] = (1,)
+    assets: tuple[tuple[str, Path], ...] = ()
     budget_s: float = 120
     seed: int = 0
     name: str = "model"
@@ -58,6 +69,8 @@ class BuildPlan:
     licences: tuple[str, ...] = ()
     agent: str | None = None
     comparison: tuple[str, Callable[[bytes], Any], tuple[bytes, ...]] | None = None
+    cache_dir: Path | None = None
+    evaluation: str = ""
     progress: Progress | None = None
 
 
@@ -127,8 +140,19 @@ class EngineBuilder:
         """The task spec and class names; labels default to the spec's."""
         return self._with(task=spec, labels=tuple(spec.labels if labels is None else labels))
 
-    def with_precisions(self, *precisions: str) -> Self:
-        """Which precisions to try, of fp32, bf16 and int8. Raises BuildError for others."""
+    def with_assets(self, assets: Mapping[str, str | os.PathLike[str]]) -> Self:
+        """Files that the task needs beside the model, such as a tokeniser: name in the package -> file."""
+        for name, path in assets.items():
+            if name != Path(name).name or not Path(path).is_file():
+                raise BuildError(f"asset {name!r} is not a file under a plain name", value=str(path))
+        return self._with(assets=tuple((name, Path(path)) for name, path in assets.items()))
+
+    def with_precision(self, *precisions: str) -> Self:
+        """Which precisions to try, of fp32, bf16, fp16 and int8, where the target executes them.
+
+        Raises:
+            BuildError: There is no such precision.
+        """
         _check_choice("precision", precisions, PRECISIONS)
         return self._with(precisions=frozenset(precisions))
 
@@ -160,16 +184,18 @@ class EngineBuilder:
         self,
         *,
         metric: str,
-        evaluate: Evaluate,
+        evaluate: Evaluate | None = None,
         samples: Iterable[Feeds],
         max_drop: float = 0.01,
         source_value: float | None = None,
         min_agreement: float = 0.98,
+        evaluate_classes: EvaluateClasses | None = None,
     ) -> Self:
         """What every candidate must keep; required.
 
         Args:
-            metric: Name of the metric, higher is better.
+            metric: Name of the metric, higher is better. ``cosine`` and ``top1_agreement`` need no
+                `evaluate`: they compare with the source model (`builders.metrics`).
             evaluate: From the outputs of all samples, in order, to the metric's value.
             samples: Held-out inputs, one dict per sample.
             max_drop: Largest accepted loss against the source model, as a fraction (0.01: one point).
@@ -177,10 +203,18 @@ class EngineBuilder:
                 file in fp32. Given, it also proves the export.
             min_agreement: Least share of clear samples (`tasks.operating_point`) with the source model's
                 verdict, for tasks with a threshold.
+            evaluate_classes: For the receipt: the metric of each class.
         """
+        if evaluate is None and metric not in AGREEMENT:
+            raise BuildError(
+                f"metric {metric!r} needs evaluate=...",
+                value=metric,
+                hint=f"without labels choose of {', '.join(AGREEMENT)}",
+            )
         return self._with(
             metric=metric,
             evaluate=evaluate,
+            evaluate_classes=evaluate_classes,
             samples=tuple(samples),
             max_drop=max_drop,
             source_value=source_value,
@@ -195,10 +229,24 @@ class EngineBuilder:
         """
         return self._with(validation=tuple(validation))
 
-    def optimize_for(self, objective: Literal["throughput", "latency"]) -> Self:
-        """What "fastest" means: concurrent inferences per second (default), or single ones' median."""
-        _check_choice("objective", (objective,), ("throughput", "latency"))
-        return self._with(objective=objective)
+    def optimize_for(
+        self, objective: Literal["throughput", "latency"], *, batch: int | Sequence[int] = 1
+    ) -> Self:
+        """What "fastest" means: samples per second under load (default), or the median of single ones.
+
+        Args:
+            objective: The choice.
+            batch: Samples in one concurrent inference; several: the fastest of these is searched for. The
+                model's first axis must be free where it is more than one.
+
+        Raises:
+            BuildError: There is no such objective, or a batch is out of range.
+        """
+        _check_choice("objective", (objective,), OBJECTIVES)
+        batches = (batch,) if isinstance(batch, int) else tuple(batch)
+        if not batches or any(not 1 <= size <= MAX_BATCH for size in batches):
+            raise BuildError(f"batches are 1 to {MAX_BATCH}, not {batch}", value=str(batch))
+        return self._with(objective=objective, batches=batches)
 
     def with_budget(self, seconds: float) -> Self:
         """About how long the search may take. fp32 and the first of each precision always have a turn."""
@@ -219,6 +267,16 @@ class EngineBuilder:
             encoded_images: Image files to run.
         """
         return self._with(comparison=(peer_name, peer, tuple(encoded_images)))
+
+    def with_cache(self, folder: str | os.PathLike[str], *, evaluation: str = "") -> Self:
+        """Lets `build_and_save` answer at once what was built here before (`builders.cache`).
+
+        Args:
+            folder: Where finished builds are kept.
+            evaluation: Names what `evaluate` computes, for example by the digest of its labels; without a
+                name a build with an `evaluate` is not kept.
+        """
+        return self._with(cache_dir=Path(folder), evaluation=evaluation)
 
     def on_progress(self, callback: Progress) -> Self:
         """Calls `callback(stage, fraction, message)` as the build goes on."""
@@ -255,8 +313,19 @@ class EngineBuilder:
             SignatureError: The key cannot be used.
             BuildError: As `build`.
         """
+        plan = self.plan
+        key = None if plan.cache_dir is None else cache.build_key(plan)
+        if plan.cache_dir is not None and key is not None:
+            kept = cache.find(plan.cache_dir, key)
+            if kept is not None:
+                if plan.progress:
+                    plan.progress("Built", 1.0, "an identical build was made before")
+                return resign(kept, path, signing_key=signing_key)
         with self.build() as built:
-            return built.save(path, signing_key=signing_key)
+            package = built.save(path, signing_key=signing_key)
+            if plan.cache_dir is not None and key is not None:
+                built.keep(plan.cache_dir, key)
+            return package
 
 
 def _check_choice(what: str, chosen: Sequence[str], known: Sequence[str]) -> None:

@@ -10,24 +10,32 @@ from xinfer.backends import RuntimeSettings
 from xinfer.manifest import Candidate, Latency
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from xinfer.targets import HardwareTarget
     from xinfer.tasks import TaskSpec
 
-Quantiser = Literal["none", "ort-qdq", "nncf-openvino", "nncf-onnx"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Quantiser = Literal["none", "ort-qdq", "smooth-ort-qdq", "nncf-openvino", "nncf-onnx"]
 Scope = Literal["network", "network+tail", "all"]
+Mode = Literal["latency", "throughput"]
 
 SCOPES: tuple[Scope, ...] = ("network", "network+tail", "all")
 """From narrow to wide: each is tried only where the one before held the accuracy budget."""
 
-FORMATS = {"openvino": "openvino-ir", "onnxruntime": "onnx"}
+FORMATS = {"openvino": "openvino-ir", "onnxruntime": "onnx", "inductor": "pt2"}
 QUANTISERS: tuple[tuple[Quantiser, tuple[str, ...]], ...] = (
     ("ort-qdq", ("openvino", "onnxruntime")),
     ("nncf-onnx", ("openvino",)),
     ("nncf-openvino", ("openvino",)),
+    ("smooth-ort-qdq", ("openvino", "onnxruntime")),
 )
 """Recipes and the runtimes that may run them. ONNX Runtime does not fuse NNCF's placement."""
+
+TRANSFORMERS_ONLY: frozenset[Quantiser] = frozenset({"smooth-ort-qdq"})
+"""Where activations have no outlier channels there is nothing to smooth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,69 +47,104 @@ class Recipe:
     """
 
     backend: str
-    precision: Literal["fp32", "bf16", "int8"]
+    precision: Precision
     quantiser: Quantiser = "none"
     scope: Scope | None = None
-    float_precision: Literal["fp32", "bf16"] = "fp32"
+    float_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """What executes the layers that are not quantised."""
+    mixed: bool = False
+    """The layers that lost most accuracy were returned to float (`builders.sensitivity`)."""
 
     @property
     def id(self) -> str:
         """Stable name within a build."""
-        mixed = self.precision == "int8" and self.float_precision == "bf16"
-        parts = [self.backend, "int8+bf16" if mixed else self.precision]
+        precision: str = self.precision
+        if self.precision == "int8" and self.float_precision != "fp32":
+            precision += f"+{self.float_precision}"
+        parts = [self.backend, precision]
         if self.quantiser != "none":
             parts += [self.quantiser, str(self.scope)]
+        if self.mixed:
+            parts.append("mixed")
         return "/".join(parts)
 
     @property
     def artifact_key(self) -> str:
         """Recipes with one key share an artifact."""
-        return f"{FORMATS[self.backend]}-{self.quantiser}-{self.scope}"
-
-    @property
-    def narrower(self) -> Recipe | None:
-        """The same recipe with the next narrower scope."""
-        if self.scope is None or self.scope == SCOPES[0]:
-            return None
-        return replace(self, scope=SCOPES[SCOPES.index(self.scope) - 1])
+        made_in = f"-{self.precision}" if self.backend == "inductor" else ""
+        return f"{FORMATS[self.backend]}-{self.quantiser}-{self.scope}{made_in}{'-mixed' * self.mixed}"
 
 
 def search_space(
-    target: HardwareTarget, precisions: frozenset[str], backends: frozenset[str]
+    target: HardwareTarget,
+    precisions: frozenset[str],
+    backends: frozenset[str],
+    *,
+    scopes: Sequence[Scope] = SCOPES,
+    transformer: bool = False,
 ) -> list[Recipe]:
     """All candidates for a machine, the ones most likely to survive first.
 
     Args:
         target: bf16 is tried where the CPU executes it.
-        precisions: Of fp32, bf16, int8.
-        backends: Of openvino, onnxruntime.
+        precisions: Of fp32, bf16, fp16, int8.
+        backends: Of openvino, onnxruntime, inductor.
+        scopes: What there is to quantise in this model, from narrow to wide.
+        transformer: The model has attention: its activations may need smoothing.
 
     Returns:
         Recipes without duplicates; fp32 is always among them, as the reference of the speed table.
     """
-    fp32 = [Recipe(backend=name, precision="fp32") for name in ("onnxruntime", "openvino")]
-    has_bf16 = "bf16" in precisions and target.bf16_flag is not None
-    bf16 = [Recipe(backend="openvino", precision="bf16", float_precision="bf16")] if has_bf16 else []
-    int8 = [
-        Recipe(backend=backend, precision="int8", quantiser=quantiser, scope=scope)
-        for scope in (SCOPES if "int8" in precisions else ())
-        for backend in ("openvino", "onnxruntime")
-        for quantiser, runtimes in QUANTISERS
-        if backend in runtimes
-    ]
-    # With bf16 around the network only: a wider scope leaves hardly anything to execute in it.
-    mixed = [
-        replace(recipe, float_precision="bf16")
-        for recipe in int8
-        if has_bf16 and recipe.backend == "openvino" and recipe.scope == SCOPES[0]
-    ]
-    # A mixed candidate shares its sibling's artifact, so it costs one run.
-    recipes = [*fp32, *bf16]
-    for recipe in int8:
-        sibling = replace(recipe, float_precision="bf16")
-        recipes += [recipe, sibling] if sibling in mixed else [recipe]
+    recipes = [Recipe(backend=name, precision="fp32") for name in ("onnxruntime", "openvino", "inductor")]
+    bf16: list[Recipe] = []
+    if "bf16" in precisions and target.bf16_flag is not None:
+        bf16 = [
+            Recipe(backend=name, precision="bf16", float_precision="bf16")
+            for name in ("openvino", "inductor")
+        ]
+    recipes += bf16
+    if "fp16" in precisions and "avx512_fp16" in target.isa:
+        recipes.append(Recipe(backend="openvino", precision="fp16", float_precision="fp16"))
+    for scope in scopes if "int8" in precisions else ():
+        for backend in ("openvino", "onnxruntime"):
+            for quantiser, runtimes in QUANTISERS:
+                if backend not in runtimes or (quantiser in TRANSFORMERS_ONLY and not transformer):
+                    continue
+                recipe = Recipe(backend=backend, precision="int8", quantiser=quantiser, scope=scope)
+                recipes.append(recipe)
+                # bf16 around the narrowest scope only: a wider one leaves hardly anything to execute in it.
+                # It shares its sibling's artifact, so it costs one run.
+                if bf16 and backend == "openvino" and scope == scopes[0]:
+                    recipes.append(replace(recipe, float_precision="bf16"))
     return [recipe for recipe in recipes if recipe.backend in backends]
+
+
+def narrower(recipe: Recipe, scopes: Sequence[Scope]) -> Recipe | None:
+    """The same recipe with the next narrower scope."""
+    if recipe.scope is None or recipe.scope == scopes[0]:
+        return None
+    return replace(recipe, scope=scopes[scopes.index(recipe.scope) - 1])
+
+
+def default_settings(recipe: Recipe, num_cores: int, mode: Mode) -> RuntimeSettings:
+    """How the machine is used: all threads on one inference, or one thread on each of many."""
+    return RuntimeSettings(
+        num_threads=num_cores,
+        num_streams=num_cores if mode == "throughput" else 1,
+        float_precision=recipe.float_precision,
+    )
+
+
+def other_settings(recipe: Recipe, num_cores: int, mode: Mode) -> list[RuntimeSettings]:
+    """Further settings worth trying for a candidate that is in the lead, without the default."""
+    default = default_settings(recipe, num_cores, mode)
+    shapes = [(1, 1), (num_cores, 1)]  # (threads, streams)
+    if mode == "latency":
+        shapes.append((max(1, num_cores // 2), 1))
+    else:
+        shapes.append((num_cores, max(1, num_cores // 2)))
+    variants = [replace(default, num_threads=threads, num_streams=streams) for threads, streams in shapes]
+    return [each for index, each in enumerate(variants) if each != default and each not in variants[:index]]
 
 
 @dataclass(kw_only=True)
@@ -112,15 +155,24 @@ class Trial:
     status: Literal["selected", "ok", "over_budget", "failed", "dropped"] = "ok"
     reason: str | None = None
     artifact_dir: Path | None = None
+    settings: dict[Mode, RuntimeSettings] = field(default_factory=dict)
+    """Set when it is measured; the best of those tried."""
     executed: str | None = None
     load_ms: float | None = None
+    first_look_ms: float | None = None
+    """Median time of an inference when the accuracy was measured, not interleaved with anything."""
     peak_memory_bytes: int | None = None
     accuracy: float | None = None
     drop: float | None = None
     verdict_agreement: float | None = None
     latency_ms: Latency | None = None
+    latencies_ms: list[float] = field(default_factory=list, repr=False)
     throughput_per_s: float | None = None
     cpu_ms_per_item: float | None = None
+    uncertainty: float | None = None
+    """Half the 95 % interval of the objective, as a share of it."""
+    float_layers: tuple[str, ...] = ()
+    """What mixed precision returned to float."""
     outputs: list[dict[str, np.ndarray]] = field(default_factory=list, repr=False)
     """For the held-out samples."""
     validation: list[dict[str, np.ndarray]] = field(default_factory=list, repr=False)
@@ -132,22 +184,20 @@ class Trial:
         """Takes the candidate out of the race."""
         self.status, self.reason = status, reason
 
-    def settings(self, num_cores: int, mode: Literal["latency", "throughput"]) -> RuntimeSettings:
-        """How the machine is used: all threads on one inference, or one thread on each of many."""
-        return RuntimeSettings(
-            num_threads=num_cores,
-            num_streams=num_cores if mode == "throughput" else 1,
-            float_precision=self.recipe.float_precision,
-        )
+    def setting(self, num_cores: int, mode: Mode) -> RuntimeSettings:
+        """What it is measured with, or would be."""
+        return self.settings.get(mode) or default_settings(self.recipe, num_cores, mode)
 
     def row(self, num_cores: int) -> Candidate:
         """The receipt's row."""
         settings: dict[str, Any] = {
             "quantiser": self.recipe.quantiser,
             "scope": self.recipe.scope,
-            "latency_mode": self.settings(num_cores, "latency").to_json(),
-            "throughput_mode": self.settings(num_cores, "throughput").to_json(),
+            "latency_mode": self.setting(num_cores, "latency").to_json(),
+            "throughput_mode": self.setting(num_cores, "throughput").to_json(),
         }
+        if self.recipe.mixed:
+            settings["float_layers"] = list(self.float_layers)
         return Candidate(
             id=self.recipe.id,
             backend=self.recipe.backend,
@@ -164,4 +214,5 @@ class Trial:
             accuracy=self.accuracy,
             drop=self.drop,
             verdict_agreement=self.verdict_agreement,
+            uncertainty=self.uncertainty,
         )

@@ -6,21 +6,28 @@ import os
 import platform
 import shutil
 import tempfile
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from xinfer import signing
 from xinfer.backends import get_backend
 from xinfer.builders.candidates import FORMATS
 from xinfer.builders.measure import WARMUP, measure_pipeline
-from xinfer.engine import InferenceEngine
+from xinfer.builders.samples import samples_digest
+from xinfer.engine import ASSETS, InferenceEngine
 from xinfer.errors import VerificationError
 from xinfer.manifest import (
     Accuracy,
+    ClassAccuracy,
     Comparison,
     Compatibility,
+    Histogram,
     Identity,
+    Layer,
     Machine,
     Manifest,
     ModelIO,
@@ -37,8 +44,10 @@ if TYPE_CHECKING:
     from xinfer.builders.candidates import Trial
     from xinfer.builders.search import Search
 
-TOOLS = ("openvino", "onnxruntime", "nncf", "onnx", "numpy")
-RUNTIMES = ("openvino", "onnxruntime")
+TOOLS = ("openvino", "onnxruntime", "nncf", "onnx", "numpy", "torch")
+RUNTIMES = ("openvino", "onnxruntime", "torch")
+MAX_LAYERS = 30
+NUM_BINS = 40
 
 
 class BuiltEngine:
@@ -53,8 +62,12 @@ class BuiltEngine:
         self._search, self._winner = search, winner
         self._mode: Literal["latency", "throughput"] = search.plan.objective
         assert winner.artifact_dir is not None
-        self._artifact_dir = winner.artifact_dir
-        settings = winner.settings(search.plan.target.num_cores, self._mode)
+        self._artifact_dir = search.folder / "winner"
+        shutil.copytree(winner.artifact_dir, self._artifact_dir)
+        for name, path in search.plan.assets:
+            (self._artifact_dir / ASSETS).mkdir(exist_ok=True)
+            shutil.copyfile(path, self._artifact_dir / ASSETS / name)
+        settings = winner.setting(search.plan.target.num_cores, self._mode)
         model = get_backend(winner.recipe.backend).load(self._artifact_dir, settings)
         try:
             # The smallest sample: it travels with every copy of the engine. Its outputs are the gated ones.
@@ -62,6 +75,8 @@ class BuiltEngine:
             index = sizes.index(min(sizes))
             self._golden = Golden(inputs=dict(search.plan.samples[index]), outputs=winner.outputs[index])
             self._io = ModelIO(inputs=model.inputs, outputs=model.outputs)
+            layers = model.profile(self._golden.inputs)
+            self._layers = tuple(Layer(**asdict(layer)) for layer in layers[:MAX_LAYERS])
         finally:
             model.close()
         self.receipt = self._make_receipt(None)
@@ -111,6 +126,11 @@ class BuiltEngine:
         self._search.progress("Built", 1.0, destination.name)
         return EnginePackage.open(destination)
 
+    def keep(self, folder: Path, key: str) -> None:
+        """Puts the engine, unsigned, into a cache of builds (`builders.cache`)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write(folder / f"{key}.engine", None)
+
     def close(self) -> None:
         """Removes the build's files."""
         shutil.rmtree(self._search.folder, ignore_errors=True)
@@ -123,11 +143,7 @@ class BuiltEngine:
 
     def _write(self, path: Path, signing_key: str | os.PathLike[str] | None) -> Path:
         folder = Path(tempfile.mkdtemp(dir=self._search.folder))
-        artifact = {
-            file.relative_to(self._artifact_dir).as_posix(): file
-            for file in self._artifact_dir.rglob("*")
-            if file.is_file()
-        }
+        artifact = _files(self._artifact_dir)
         stage(
             folder,
             manifest=self.manifest,
@@ -183,7 +199,7 @@ class BuiltEngine:
                 warmup=WARMUP,
                 repeats=search.repeats,
                 interleaved=True,
-                batch=1,
+                batch=search.batch,
                 num_threads=target.num_cores,
             ),
             accuracy=Accuracy(
@@ -197,6 +213,21 @@ class BuiltEngine:
             ),
             candidates=tuple(trial.row(target.num_cores) for trial in search.trials),
             comparison=comparison,
+            latency_histogram_ms=_histogram(winner.latencies_ms),
+            layers=self._layers,
+            classes=self._classes(),
+        )
+
+    def _classes(self) -> tuple[ClassAccuracy, ...]:
+        evaluate = self._search.plan.evaluate_classes
+        if evaluate is None:
+            return ()
+        source, engine = evaluate(self._search.reference.outputs), evaluate(self._winner.outputs)
+        return tuple(
+            ClassAccuracy(
+                label=label, num_samples=num, source_value=float(source[label][1]), engine_value=float(value)
+            )
+            for label, (num, value) in engine.items()
         )
 
     def _make_manifest(self) -> Manifest:
@@ -211,11 +242,13 @@ class BuiltEngine:
         version = installed_version(distribution) or "0"
         major, minor = (int(part) for part in version.split(".")[:2])
         settings = {
-            "runtime": winner.settings(target.num_cores, self._mode).to_json(),
+            "runtime": winner.setting(target.num_cores, self._mode).to_json(),
             "objective": plan.objective,
+            "batch": search.batch,
             "quantiser": recipe.quantiser,
             "scope": recipe.scope,
             "float_nodes": list(plan.float_nodes),
+            "float_layers": list(winner.float_layers),
         }
         return Manifest(
             schema_version=1,
@@ -246,11 +279,53 @@ class BuiltEngine:
                 settings=settings,
                 seed=plan.seed,
                 tools=_versions(TOOLS),
-                calibration_digest=search.calibration_digest,
+                calibration_digest=samples_digest(plan.calibration) if plan.calibration else None,
                 agent=plan.agent,
                 duration_s=round(search.elapsed_s, 3),
             ),
         )
+
+
+def resign(
+    package: EnginePackage, path: str | os.PathLike[str], *, signing_key: str | os.PathLike[str] | None
+) -> EnginePackage:
+    """Writes an engine under another signature, and proves that the file answers its golden pair.
+
+    Args:
+        package: The engine.
+        path: The engine file to write; appears whole or not at all.
+        signing_key: PEM private key; None leaves it unsigned.
+
+    Returns:
+        The package.
+
+    Raises:
+        SignatureError: The key cannot be used.
+        VerificationError: It does not answer as recorded.
+    """
+    public_key = None if signing_key is None else signing.public_key_pem(signing_key)
+    destination = Path(path)
+    with tempfile.TemporaryDirectory(prefix="xinfer-sign-") as work:
+        folder = package.extract(Path(work) / "engine")
+        (folder / "model.sig").unlink(missing_ok=True)
+        if signing_key is not None:
+            signing.sign_folder(folder, signing_key)
+        proved = EnginePackage.write(Path(work) / "signed.engine", folder)
+        InferenceEngine.load(proved, public_key=public_key, require_signature=public_key is not None).close()
+        return EnginePackage.write(destination, folder)
+
+
+def _histogram(values: list[float]) -> Histogram | None:
+    if not values:
+        return None
+    # The slowest percent would squeeze everything else into one bar.
+    shown = np.clip(values, None, np.percentile(values, 99))
+    counts, edges = np.histogram(shown, bins=NUM_BINS)
+    return Histogram(edges=tuple(float(edge) for edge in edges), counts=tuple(int(count) for count in counts))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
 
 
 def _versions(distributions: tuple[str, ...]) -> dict[str, str]:

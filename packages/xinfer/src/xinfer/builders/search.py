@@ -1,52 +1,54 @@
-"""The search: make every candidate, gate it on accuracy, measure what is left, choose."""
+"""The search: make every candidate, gate it on accuracy, race what is left, choose."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import shutil
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xinfer.backends import get_backend
-from xinfer.builders import steps
-from xinfer.builders.candidates import Trial, search_space
-from xinfer.builders.graph import inspect_graph, load_onnx
-from xinfer.builders.measure import WARMUP, Contestant, run_round, warm_up
-from xinfer.builders.pack import BuiltEngine
-from xinfer.builders.worker import write_samples
-from xinfer.engine import LOAD_ATTEMPTS
-from xinfer.errors import (
-    AccuracyBudgetError,
-    BackendError,
-    BuildError,
-    CalibrationError,
-    SourceModelError,
-    VerificationError,
+from xinfer.builders import repair, steps
+from xinfer.builders.candidates import (
+    SCOPES,
+    Mode,
+    Recipe,
+    Scope,
+    Trial,
+    default_settings,
+    narrower,
+    other_settings,
+    search_space,
 )
+from xinfer.builders.graph import inspect_graph, load_onnx
+from xinfer.builders.metrics import AGREEMENT
+from xinfer.builders.pack import BuiltEngine
+from xinfer.builders.race import Runner, race_job, run_race, uncertainty
+from xinfer.builders.samples import write_samples
+from xinfer.errors import AccuracyBudgetError, BuildError, CalibrationError, SourceModelError
 from xinfer.tasks import AnomalyDetection
 from xinfer.tasks.operating_point import for_engine, verdict_agreement
-from xinfer.verify import compare_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xinfer.backends import CompiledModel
+    from xinfer.backends import RuntimeSettings
     from xinfer.builders.builder import BuildPlan
     from xinfer.tasks import TaskSpec
 
-PREPARE_SHARE = 0.7
+Outputs = dict[str, np.ndarray]
+
+PREPARE_SHARE = 0.6
 """Of the time budget; the rest is for measuring."""
-MAX_ROUNDS = 5
-NUM_SINGLE = 10
-LOSER_FACTOR = 2.0
-"""A candidate this many times slower than the best after two rounds leaves the race."""
-NUM_CHECKED = 8
-"""Samples, about, on which a loaded candidate is compared with its gated outputs."""
+RACE_SHARE = 0.85
+"""Of the time budget is over when the race ends; the rest is for settings."""
+FIRST_LOOK_FACTOR = 4.0
+"""A candidate this many times slower than the best when its accuracy is measured does not enter the race."""
+NUM_TUNED = 2
+"""Leaders of the race whose settings are varied."""
 
 
 class Search:
@@ -58,6 +60,7 @@ class Search:
         self.folder = Path(tempfile.mkdtemp(prefix="xinfer-build-"))
         self.trials: list[Trial] = []
         self.repeats = 0
+        self.batch = plan.batches[0]
 
     def run(self) -> BuiltEngine:
         """Searches. Raises what `EngineBuilder.build` says."""
@@ -77,26 +80,13 @@ class Search:
             self.plan.progress(stage, fraction, message)
 
     @property
-    def calibration_digest(self) -> str | None:
-        """Content address of the calibration data, None without any."""
-        if not self.plan.calibration:
-            return None
-        digest = hashlib.sha256()
-        for sample in self.plan.calibration:
-            for name in sorted(sample):
-                array = np.ascontiguousarray(sample[name])
-                digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-                digest.update(array.tobytes())
-        return "sha256:" + digest.hexdigest()
-
-    @property
     def elapsed_s(self) -> float:
         """Since the start of the build."""
         return time.monotonic() - self.started
 
     def _check_plan(self) -> None:
         plan = self.plan
-        if plan.evaluate is None or not plan.samples:
+        if not plan.samples or (plan.evaluate is None and plan.metric not in AGREEMENT):
             raise BuildError(
                 "there is no accuracy budget: an engine is only published with its accuracy measured",
                 hint="call with_accuracy_budget(metric=..., evaluate=..., samples=...) with held-out samples",
@@ -114,7 +104,10 @@ class Search:
         model = load_onnx(plan.source)
         shutil.copyfile(plan.source, self.source)
         self.graph = inspect_graph(model)
-        inputs = {value.name for value in model.graph.input}
+        self.transformer = False
+        inputs = {value.name for value in model.graph.input} - {
+            tensor.name for tensor in model.graph.initializer
+        }
         outputs = {value.name for value in model.graph.output}
         for what, samples in (
             ("calibration", plan.calibration),
@@ -128,7 +121,7 @@ class Search:
                         value=sorted(sample),
                     )
         if plan.task is not None:
-            wanted = {plan.task.input.name} - inputs | set(plan.task.outputs.values()) - outputs
+            wanted = set(plan.task.input.tensors) - inputs | set(plan.task.outputs.values()) - outputs
             if wanted:
                 raise SourceModelError(
                     f"the task names {sorted(wanted)}, the model has {sorted(inputs | outputs)}",
@@ -141,43 +134,71 @@ class Search:
 
     def _make_all(self) -> None:
         plan = self.plan
-        recipes = search_space(plan.target, plan.precisions, plan.backends)
+        self.scopes = self._scopes()
+        recipes = search_space(
+            plan.target,
+            plan.precisions,
+            plan.backends,
+            scopes=self.scopes,
+            transformer=self.transformer,
+        )
+        if plan.program is None:
+            recipes = [recipe for recipe in recipes if recipe.backend != "inductor"]
+        if not recipes:
+            raise BuildError(
+                "nothing is left to try with these backends", value=sorted(plan.backends), hint="allow more"
+            )
         self.reference = reference = self._reference()
         self.source_value = self._evaluate(reference.outputs)
         if plan.source_value is not None:
             self.source_value = plan.source_value
-        float_patterns = self.graph.matching(plan.float_nodes)
         for index, recipe in enumerate(recipes):
             trial = reference if recipe == reference.recipe else Trial(recipe=recipe)
             self.trials.append(trial)
             title = f"candidate {index + 1} of {len(recipes)}: {recipe.id}"
-            self.progress("Building candidates", 0.65 * index / len(recipes), title)
+            self.progress("Building candidates", 0.6 * index / len(recipes), title)
             rest_s = plan.budget_s * PREPARE_SHARE - self.elapsed_s
             # A busy machine must not leave a whole precision untried: the first of each always gets its turn.
             is_first = all(t.recipe.precision != recipe.precision for t in self.trials[:-1])
             if rest_s <= 0 and not is_first and recipe.precision != "fp32":
                 trial.end("dropped", "no time left in the budget")
                 continue
-            narrower = next((t for t in self.trials if t.recipe == recipe.narrower), None)
-            if narrower is not None and narrower.status != "ok":
-                trial.end("dropped", f"{narrower.recipe.id}, which quantises less, is {narrower.status}")
+            before = next((t for t in self.trials if t.recipe == narrower(recipe, self.scopes)), None)
+            if before is not None and before.status != "ok":
+                trial.end("dropped", f"{before.recipe.id}, which quantises less, is {before.status}")
                 continue
             try:
                 if trial is not reference:
-                    self._make(trial, float_patterns, timeout_s=max(rest_s, 300.0 if is_first else 60.0))
+                    self.make(trial, timeout_s=max(rest_s, 300.0 if is_first else 60.0))
             except steps.StepError as error:
                 trial.end("failed", str(error))
                 continue
-            self._gate(trial, reference)
+            self.gate(trial)
+        repair.mixed_precision(self)
         self._require_survivor()
+
+    def _scopes(self) -> tuple[Scope, ...]:
+        """From narrow to wide, those that leave different nodes in float."""
+        found: dict[frozenset[str], Scope] = {}
+        for scope in SCOPES:
+            found.setdefault(self.float_nodes(scope), scope)
+        return tuple(found.values())
+
+    def float_nodes(self, scope: Scope | None) -> frozenset[str]:
+        """Names of the nodes that INT8 leaves in float in this scope."""
+        nodes = self.graph.matching(self.plan.float_nodes)
+        if scope == "all":
+            nodes |= self.graph.preprocessing - self.graph.products
+        elif scope is not None:
+            nodes |= self.graph.preprocessing
+        return nodes | self.graph.tail if scope == "network" else nodes
 
     def _reference(self) -> Trial:
         """The source model as written: ONNX Runtime in fp32, in a process of its own."""
-        plan = self.plan
-        self.progress("Measuring the source model", 0.0, f"{len(plan.samples)} held-out samples")
-        trial = Trial(recipe=search_space(plan.target, frozenset(), frozenset({"onnxruntime"}))[0])
+        self.progress("Measuring the source model", 0.0, f"{len(self.plan.samples)} held-out samples")
+        trial = Trial(recipe=Recipe(backend="onnxruntime", precision="fp32"))
         try:
-            self._make(trial, frozenset(), timeout_s=600)
+            self.make(trial, timeout_s=600)
         except steps.StepError as error:
             raise SourceModelError(f"ONNX Runtime cannot run the source model: {error}") from error
         for index, output in enumerate(trial.outputs):
@@ -188,16 +209,19 @@ class Search:
                     )
         return trial
 
-    def _make(self, trial: Trial, float_nodes: frozenset[str], *, timeout_s: float) -> None:
+    def make(self, trial: Trial, *, timeout_s: float, float_nodes: frozenset[str] = frozenset()) -> None:
+        """Makes a candidate's artifact and runs the samples through it, each in a process of its own.
+
+        Args:
+            trial: Gets `artifact_dir`, `outputs` and what was measured on the way.
+            float_nodes: Further nodes to leave in float. The artifact is then made anew.
+
+        Raises:
+            steps.StepError: It failed, crashed or took too long.
+        """
         recipe, plan = trial.recipe, self.plan
         artifact_dir = self.folder / "artifacts" / recipe.artifact_key
         if not artifact_dir.exists():
-            if recipe.scope == "all":
-                float_nodes = float_nodes | (self.graph.preprocessing - self.graph.products)
-            elif recipe.scope is not None:
-                float_nodes = float_nodes | self.graph.preprocessing
-            if recipe.scope == "network":
-                float_nodes = float_nodes | self.graph.tail
             artifact_dir.parent.mkdir(exist_ok=True)
             try:
                 steps.prepare(
@@ -205,8 +229,10 @@ class Search:
                     self.source,
                     self.folder / "calibration",
                     artifact_dir,
-                    float_nodes=float_nodes,
+                    float_nodes=self.float_nodes(recipe.scope) | float_nodes,
                     reduce_range=plan.target.architecture == "x86_64" and plan.target.int8_flag is None,
+                    transformer=self.transformer,
+                    program=plan.program,
                     seed=plan.seed,
                     timeout_s=timeout_s,
                 )
@@ -218,23 +244,34 @@ class Search:
             recipe.backend,
             artifact_dir,
             # One stream: with several, OpenVINO compiles wrongly by chance (`engine.LOAD_ATTEMPTS`).
-            trial.settings(plan.target.num_cores, "latency"),
+            default_settings(recipe, plan.target.num_cores, "latency"),
             self.folder / "samples",
+            self._outputs_file(recipe),
             timeout_s=timeout_s,
         )
         trial.outputs, trial.validation = outputs[: len(plan.samples)], outputs[len(plan.samples) :]
         trial.load_ms = float(result["load_ms"])
+        trial.first_look_ms = float(result["infer_ms"])
         trial.peak_memory_bytes = result["peak_memory_bytes"]
         trial.executed = result["executed"]
 
-    def _evaluate(self, outputs: list[dict[str, np.ndarray]]) -> float:
-        assert self.plan.evaluate is not None
-        value = float(self.plan.evaluate(outputs))
+    def _outputs_file(self, recipe: Recipe) -> Path:
+        return self.folder / f"outputs-{recipe.id.replace('/', '-')}.npz"
+
+    def _evaluate(self, outputs: Sequence[Outputs]) -> float:
+        value = self.metric_of(outputs)
         if not np.isfinite(value):
             raise BuildError(f"evaluate() returned {value}", value=str(value))
         return value
 
-    def _gate(self, trial: Trial, reference: Trial) -> None:
+    def metric_of(self, outputs: Sequence[Outputs]) -> float:
+        """The plan's metric: of these outputs, or of their agreement with the source model's."""
+        if self.plan.evaluate is not None:
+            return float(self.plan.evaluate(outputs))
+        return AGREEMENT[self.plan.metric](outputs, self.reference.outputs)
+
+    def gate(self, trial: Trial) -> None:
+        """Ends a candidate that misses the accuracy budget."""
         plan = self.plan
         outputs = [*trial.outputs, *trial.validation]
         if not all(np.isfinite(array).all() for output in outputs for array in output.values()):
@@ -242,7 +279,7 @@ class Search:
             return
         trial.task = plan.task
         if isinstance(plan.task, AnomalyDetection) and plan.validation:
-            trial.task = for_engine(plan.task, reference.validation, trial.validation)
+            trial.task = for_engine(plan.task, self.reference.validation, trial.validation)
         trial.accuracy, trial.verdict_agreement, shortfall = self.judge(trial.outputs, trial.task)
         if not np.isfinite(trial.accuracy):
             trial.accuracy = None
@@ -253,7 +290,7 @@ class Search:
             trial.end("over_budget", shortfall + fault)
 
     def judge(
-        self, outputs: Sequence[dict[str, np.ndarray]], task: TaskSpec | None
+        self, outputs: Sequence[Outputs], task: TaskSpec | None
     ) -> tuple[float, float | None, str | None]:
         """Holds outputs for the held-out samples to the accuracy budget.
 
@@ -265,8 +302,7 @@ class Search:
             The metric, the share of verdicts that are the source model's, and what is missed, if anything.
         """
         plan = self.plan
-        assert plan.evaluate is not None
-        value, agreement = float(plan.evaluate(outputs)), None
+        value, agreement = self.metric_of(outputs), None
         if isinstance(plan.task, AnomalyDetection) and isinstance(task, AnomalyDetection):
             agreement, clear = verdict_agreement(plan.task, self.reference.outputs, task, outputs)
             if not clear >= plan.min_agreement:
@@ -293,81 +329,116 @@ class Search:
     # ------------------------------------------------------------------------------- measure
 
     def _measure(self) -> Trial:
-        """Interleaved rounds over the survivors; the fastest by the objective."""
-        num_cores = self.plan.target.num_cores
-        models: dict[str, list[CompiledModel]] = {}
-        racing: dict[str, Contestant] = {}
+        """Races the survivors, then varies the leaders' settings; the fastest by the objective."""
+        plan, num_cores = self.plan, self.plan.target.num_cores
+        self._first_look()
+        entries = {
+            trial.recipe.id: (trial, self._default_settings(trial), self.batch)
+            for trial in self.trials
+            if trial.status == "ok"
+        }
+        leaders = self._race(entries, RACE_SHARE, first=True)
+        self._require_survivor()
         by_id = {trial.recipe.id: trial for trial in self.trials}
-        try:
-            for trial in self.trials:
-                if trial.status == "ok":
-                    try:
-                        models[trial.recipe.id] = self._load_both(trial)
-                    except BackendError as error:
-                        trial.end("failed", error.message)
-                        continue
-                    single, concurrent = models[trial.recipe.id]
-                    racing[trial.recipe.id] = Contestant(single=single.infer, concurrent=concurrent.infer)
-            self._require_survivor()
-            measured = dict(racing)
-            samples = self.plan.samples
-            with ThreadPoolExecutor(num_cores, "xinfer-measure") as pool:
-                warm_up(racing, samples, pool, WARMUP)
-                for index in range(MAX_ROUNDS):
-                    started = time.monotonic()
-                    self.progress("Measuring", 0.65 + 0.2 * index / MAX_ROUNDS, f"round {index + 1}")
-                    run_round(
-                        racing, samples, pool, num_single=NUM_SINGLE, num_concurrent=NUM_SINGLE * num_cores
-                    )
-                    self.repeats += NUM_SINGLE
-                    # One round may have met another's work on this machine; two seldom do.
-                    if index:
-                        self._drop_losers(racing, by_id)
-                    if self.elapsed_s + (time.monotonic() - started) > self.plan.budget_s and index:
-                        break
-        finally:
-            for pair in models.values():
-                for model in pair:
-                    model.close()
-        for name, contestant in measured.items():
-            trial = by_id[name]
-            trial.latency_ms = contestant.latency_ms
-            trial.throughput_per_s = contestant.throughput_per_s
-            trial.cpu_ms_per_item = contestant.cpu_ms_per_item
-        best = min(racing, key=lambda name: _cost(racing[name], self.plan.objective))
-        return by_id[best]
+        best = by_id[leaders[0]]
+        variants: dict[str, tuple[Trial, dict[Mode, RuntimeSettings], int]] = {}
+        for name in leaders[:NUM_TUNED]:
+            trial, default, batch = entries[name]
+            variants[name] = (trial, default, batch)
+            for settings in other_settings(trial.recipe, num_cores, plan.objective):
+                label = f"{name} with {settings.num_streams} streams on {settings.num_threads} threads"
+                variants[label] = (trial, default | {plan.objective: settings}, batch)
+            for size in plan.batches[1:]:
+                variants[f"{name} with batches of {size}"] = (trial, default, size)
+        if len(variants) > len(leaders[:NUM_TUNED]):
+            order = self._race(variants, 1.0, first=False)
+            if order:
+                best, _, self.batch = variants[order[0]]
+        return best
 
-    def _load_both(self, trial: Trial) -> list[CompiledModel]:
-        return [self._load_checked(trial, "latency"), self._load_checked(trial, "throughput")]
+    def _first_look(self) -> None:
+        """Leaves out what is far behind already; fp32 always races, it is what speed is compared with."""
+        alive = [trial for trial in self.trials if trial.status == "ok" and trial.first_look_ms]
+        best = min((trial.first_look_ms for trial in alive if trial.first_look_ms), default=0.0)
+        for trial in alive:
+            assert trial.first_look_ms is not None
+            slower = trial.first_look_ms / best
+            if slower > FIRST_LOOK_FACTOR and trial.recipe.precision != "fp32":
+                trial.end("dropped", f"{slower:.1f}x slower when its accuracy was measured")
 
-    def _load_checked(self, trial: Trial, mode: Literal["latency", "throughput"]) -> CompiledModel:
-        """A model that answers as the candidate did when its accuracy was measured."""
-        assert trial.artifact_dir is not None
-        settings = trial.settings(self.plan.target.num_cores, mode)
-        stride = max(1, len(trial.outputs) // NUM_CHECKED)
-        samples, outputs = self.plan.samples[::stride], trial.outputs[::stride]
-        for attempt in range(1, LOAD_ATTEMPTS + 1):
-            model = get_backend(trial.recipe.backend).load(trial.artifact_dir, settings)
-            try:
-                with ThreadPoolExecutor(settings.num_streams) as pool:
-                    for found, gated in zip(pool.map(model.infer, samples), outputs, strict=True):
-                        compare_outputs(found, gated)
-                return model
-            except (BackendError, VerificationError) as error:
-                model.close()
-                if attempt == LOAD_ATTEMPTS:
-                    raise BackendError(f"in {mode} mode: {error.message}") from error
-        raise AssertionError("the last attempt returns or raises")
+    def _default_settings(self, trial: Trial) -> dict[Mode, RuntimeSettings]:
+        num_cores = self.plan.target.num_cores
+        return {
+            "latency": default_settings(trial.recipe, num_cores, "latency"),
+            "throughput": default_settings(trial.recipe, num_cores, "throughput"),
+        }
 
-    def _drop_losers(self, racing: dict[str, Contestant], by_id: dict[str, Trial]) -> None:
-        costs = {name: _cost(contestant, self.plan.objective) for name, contestant in racing.items()}
-        best = min(costs.values())
-        for name, cost in costs.items():
-            if cost > LOSER_FACTOR * best:
-                by_id[name].end("dropped", f"{cost / best:.1f}x slower")
-                del racing[name]
+    def _race(
+        self,
+        entries: dict[str, tuple[Trial, dict[Mode, RuntimeSettings], int]],
+        until_share: float,
+        *,
+        first: bool,
+    ) -> list[str]:
+        """Runs a race; the names of those still in it, the fastest first.
 
+        Args:
+            entries: Name -> candidate, its settings, samples in one inference.
+            until_share: Of the time budget, after which no round begins.
+            first: A candidate that fails or falls behind ends here; else it is only a variant that does.
+        """
+        plan = self.plan
+        low, high = (0.62, 0.78) if first else (0.78, 0.85)
 
-def _cost(contestant: Contestant, objective: str) -> float:
-    """Lower is better: seconds per item, or the median latency in milliseconds."""
-    return 1 / contestant.throughput_per_s if objective == "throughput" else contestant.latency_ms.p50
+        def lost(name: str, status: str, reason: str) -> None:
+            if first:
+                entries[name][0].end("failed" if status == "failed" else "dropped", reason)
+
+        with contextlib.ExitStack() as running:
+            runners: dict[str, Runner] = {}
+            for name, (trial, settings, batch) in entries.items():
+                assert trial.artifact_dir is not None
+                job = race_job(
+                    trial.recipe.backend,
+                    trial.artifact_dir,
+                    settings,
+                    self.folder / "samples",
+                    self._outputs_file(trial.recipe),
+                    batch=batch,
+                )
+                runner = Runner(name=name, job=job)
+                self.progress("Measuring", low, f"loading {name}")
+                running.callback(runner.stop)
+                try:
+                    runner.start()
+                except steps.StepError as error:
+                    lost(name, "failed", str(error))
+                    continue
+                runners[name] = runner
+            order = run_race(
+                runners,
+                plan.objective,
+                deadline_s=self.started + plan.budget_s * until_share,
+                lost=lost,
+                progress=lambda index, num: self.progress(
+                    "Measuring",
+                    low + (high - low) * index / num,
+                    f"round {index + 1}, {len(runners)} candidates",
+                ),
+            )
+            noted: list[Trial] = []
+            # Of several variants of one candidate its row shows the best.
+            for name in [*order, *(runners.keys() - order.keys())]:
+                trial, settings, _ = entries[name]
+                if runners[name].rates_per_s and not any(trial is other for other in noted):
+                    noted.append(trial)
+                    trial.settings = settings
+                    self._note(trial, runners[name])
+        self.repeats += sum(len(runner.latencies_ms) for runner in runners.values()) // max(1, len(runners))
+        return list(order)
+
+    def _note(self, trial: Trial, runner: Runner) -> None:
+        trial.latency_ms, trial.latencies_ms = runner.latency_ms, list(runner.latencies_ms)
+        trial.throughput_per_s = runner.throughput_per_s
+        trial.cpu_ms_per_item = runner.cpu_ms_per_item
+        trial.uncertainty = uncertainty(runner.costs(self.plan.objective))

@@ -10,11 +10,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from xinfer.builders.candidates import FORMATS
+from xinfer.builders.samples import read_outputs
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from xinfer.backends import RuntimeSettings
     from xinfer.builders.candidates import Recipe
 
@@ -31,6 +32,8 @@ def prepare(
     *,
     float_nodes: frozenset[str],
     reduce_range: bool,
+    transformer: bool,
+    program: Path | None,
     seed: int,
     timeout_s: float,
 ) -> None:
@@ -41,7 +44,12 @@ def prepare(
             "source": str(source),
             "samples": str(samples_dir),
             "artifact_dir": str(artifact_dir),
-            "quantised": str(artifact_dir.parent / f"{recipe.quantiser}-{recipe.scope}.onnx"),
+            "quantised": str(
+                artifact_dir.parent / f"{recipe.quantiser}-{recipe.scope}{'-mixed' * recipe.mixed}.onnx"
+            ),
+            "precision": recipe.precision,
+            "transformer": transformer,
+            "program": None if program is None else str(program),
             "format": FORMATS[recipe.backend],
             "quantiser": recipe.quantiser,
             "float_nodes": sorted(float_nodes),
@@ -53,9 +61,18 @@ def prepare(
 
 
 def probe(
-    backend: str, artifact_dir: Path, settings: RuntimeSettings, samples_dir: Path, *, timeout_s: float
+    backend: str,
+    artifact_dir: Path,
+    settings: RuntimeSettings,
+    samples_dir: Path,
+    outputs: Path,
+    *,
+    timeout_s: float,
 ) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]]:
     """Loads an artifact in a fresh process and runs the samples.
+
+    Args:
+        outputs: Where to keep the outputs (`worker.read_outputs`); replaced if it is there.
 
     Returns:
         ``{"load_ms", "peak_memory_bytes", "executed"}`` and the outputs, one dict per sample.
@@ -63,26 +80,18 @@ def probe(
     Raises:
         StepError: It failed, crashed or took too long.
     """
-    with tempfile.NamedTemporaryFile(prefix="xinfer-outputs-", suffix=".npz") as file:
-        result = _run(
-            {
-                "action": "probe",
-                "backend": backend,
-                "artifact_dir": str(artifact_dir),
-                "settings": settings.to_json(),
-                "samples": str(samples_dir),
-                "outputs": file.name,
-            },
-            timeout_s,
-        )
-        outputs: list[dict[str, np.ndarray]] = []
-        with np.load(file.name, allow_pickle=False) as arrays:
-            for key in arrays.files:
-                index, _, name = key.partition(".")
-                while len(outputs) <= int(index):
-                    outputs.append({})
-                outputs[int(index)][name] = arrays[key]
-    return result, outputs
+    result = _run(
+        {
+            "action": "probe",
+            "backend": backend,
+            "artifact_dir": str(artifact_dir),
+            "settings": settings.to_json(),
+            "samples": str(samples_dir),
+            "outputs": str(outputs),
+        },
+        timeout_s,
+    )
+    return result, read_outputs(outputs)
 
 
 def _run(job: dict[str, Any], timeout_s: float) -> dict[str, Any]:
