@@ -57,22 +57,51 @@ def export_image_model(
     """
     height, width = example_size
     image_NHWC = torch.zeros((2, height, width, 3), dtype=torch.uint8)
-    dynamic = dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)
+    export_tensor_model(
+        model, [image_NHWC], path, input_names=["image"], output_names=output_names, free_axes=range(3)
+    )
+
+
+def export_tensor_model(
+    model: nn.Module,
+    example: Sequence[torch.Tensor],
+    path: Path,
+    *,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    free_axes: Sequence[int] = (),
+    axis_names: str = "NHW",
+) -> None:
+    """Write a model of ready tensors as ONNX, opset 18.
+
+    Args:
+        model: in evaluation mode; forward takes the inputs and returns one tensor per output name.
+        example: inputs that the exporter traces; fixes every axis that is not free.
+        path: where to write.
+        input_names: names of the inputs, in order.
+        output_names: names of the outputs, in order.
+        free_axes: axes of every input whose size is left open.
+        axis_names: one letter per axis of the first input; names the free ones.
+
+    Raises:
+        ExportError: the exporter or ONNX's checker refuses.
+    """
+    free = dict.fromkeys(free_axes, torch.export.Dim.DYNAMIC)
     try:
         with _quiet():
             program = torch.onnx.export(
                 model,
-                (image_NHWC,),
-                input_names=["image"],
+                tuple(example),
+                input_names=list(input_names),
                 output_names=list(output_names),
-                dynamic_shapes=(dynamic,),
+                dynamic_shapes=tuple(free for _ in example) if free else None,
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
             )
         assert program is not None
         proto = program.model_proto
-        _tidy(proto, model)
+        _tidy(proto, model, letters=axis_names)
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:
         raise ExportError(
@@ -81,7 +110,7 @@ def export_image_model(
     onnx.save(proto, path)
 
 
-def _tidy(proto: onnx.ModelProto, model: nn.Module) -> None:
+def _tidy(proto: onnx.ModelProto, model: nn.Module, *, letters: str = "NHW") -> None:
     """Name nodes after their modules, name the free dimensions, drop the exporter's notes."""
     graph = proto.graph
     names: dict[str, int] = {}
@@ -96,8 +125,9 @@ def _tidy(proto: onnx.ModelProto, model: nn.Module) -> None:
         node.name = base if names[base] == 0 else f"{base}_{names[base]}"
         del node.metadata_props[:]
     symbols: dict[str, str] = {}
-    for dimension, letter in zip(graph.input[0].type.tensor_type.shape.dim, "NHW", strict=False):
-        symbols[dimension.dim_param] = letter
+    for dimension, letter in zip(graph.input[0].type.tensor_type.shape.dim, letters, strict=False):
+        if dimension.dim_param:
+            symbols[dimension.dim_param] = letter
     for info in (*graph.input, *graph.output):
         for dimension in info.type.tensor_type.shape.dim:
             if dimension.dim_param in symbols:
