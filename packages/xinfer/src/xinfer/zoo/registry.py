@@ -19,6 +19,12 @@ RUNNERS: dict[str, str] = {
     "text-detection": "xinfer.zoo.ocr:TextDetector",
     "text-recognition": "xinfer.zoo.ocr:TextRecognizer",
     "depth-estimation": "xinfer.zoo.depth:DepthEstimator",
+    "embedding": "xinfer.zoo.nlp:Embedder",
+    "text-classification": "xinfer.zoo.nlp:TextClassifier",
+    "token-classification": "xinfer.zoo.spans:NamedEntityRecognizer",
+    "question-answering": "xinfer.zoo.spans:QuestionAnswering",
+    "voice-activity": "xinfer.zoo.audio:VoiceActivityDetector",
+    "forecast": "xinfer.zoo.timeseries:Forecaster",
 }
 """Task -> ``module:class`` of its `TaskRunner`."""
 
