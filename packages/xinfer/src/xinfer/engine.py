@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +29,14 @@ from xinfer.errors import (
 from xinfer.manifest import Latency, Manifest, Receipt
 from xinfer.package import EnginePackage, Golden, artifact_digest, read_labels
 from xinfer.targets import HardwareTarget
+from xinfer.trust import TrustPolicy, default_path
 from xinfer.verify import check_golden
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from xinfer.backends import CompiledModel
+    from xinfer.backends.base import LayerProfile
     from xinfer.tasks import TaskSpec
 
 
@@ -99,6 +102,7 @@ class InferenceEngine:
         path: str | os.PathLike[str] | EnginePackage,
         *,
         public_key: str | os.PathLike[str] | bytes | None = None,
+        trust: TrustPolicy | None = None,
         require_signature: bool = True,
         num_streams: int | None = None,
         num_threads: int | None = None,
@@ -111,7 +115,9 @@ class InferenceEngine:
             path: The ``*.engine`` file.
             public_key: PEM file, or its content, that must have signed the engine. Whenever it is
                 given, the signature is checked.
-            require_signature: Refuse to load without a key to check against.
+            trust: Whose engines may be loaded; default where no key is given: the user's policy file, if
+                there is one (`trust.default_path`).
+            require_signature: Refuse to load without a key or a policy to check against.
             num_streams: Inferences at once; default: as the engine was measured, within this machine.
             num_threads: Threads in all; default: this machine's cores.
             cache_dir: Keeps the unpacked engine and compiled blobs between loads; private to the user.
@@ -137,12 +143,15 @@ class InferenceEngine:
                 value=target.name,
                 hint="build the engine for this target",
             )
-        if public_key is None and require_signature:
-            raise SignatureError(
-                "no public key was given to check the signature with",
-                code="signature.no_key",
-                hint="pass public_key=..., or require_signature=False for an engine you built yourself",
-            )
+        if public_key is None and trust is None and require_signature:
+            if not default_path().exists():
+                raise SignatureError(
+                    "no public key was given to check the signature with",
+                    code="signature.no_key",
+                    hint="pass public_key=..., make a trust policy (xinfer trust add), or pass "
+                    "require_signature=False for an engine you built yourself",
+                )
+            trust = TrustPolicy.load()
         settings = _settings(package.manifest, target, num_streams, num_threads)
         temporary = (
             Path(tempfile.mkdtemp(prefix="xinfer-engine-", dir=temp_dir)) if cache_dir is None else None
@@ -152,6 +161,8 @@ class InferenceEngine:
             package.extract(folder)
             if public_key is not None:
                 signing.verify_folder(folder, public_key)
+            if trust is not None:
+                trust.check(folder, package.manifest)
             manifest = Manifest.from_json((folder / "manifest.json").read_bytes())
             if manifest != package.manifest:
                 raise PackageError(
@@ -211,6 +222,56 @@ class InferenceEngine:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(self.settings.num_streams, "xinfer")
             return self._executor.submit(self.infer, feeds)
+
+    def infer_many(
+        self, feeds: Iterable[Mapping[str, np.ndarray]], *, in_flight: int | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Runs many inferences, as many at once as the engine has streams, and yields results in order.
+
+        Args:
+            feeds: As for `infer`; taken as needed, so it may be a generator without an end.
+            in_flight: Inferences that are begun before the first result is taken; default: twice the streams.
+
+        Yields:
+            One array per output, for each of the feeds.
+
+        Raises:
+            InputError, BackendError, EngineClosedError: As `infer`, in the place of that result.
+        """
+        waiting: deque[Future[dict[str, np.ndarray]]] = deque()
+        limit = in_flight or 2 * self.settings.num_streams
+        try:
+            for each in feeds:
+                waiting.append(self.infer_async(each))
+                if len(waiting) >= limit:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def profile(
+        self, feeds: Mapping[str, np.ndarray] | None = None, *, repeats: int = 20
+    ) -> tuple[LayerProfile, ...]:
+        """Where the time of an inference goes.
+
+        Args:
+            feeds: Inputs to run; default: the golden pair's.
+            repeats: Timed inferences.
+
+        Returns:
+            The executed layers with type, executed precision and share of the time, the costliest first.
+
+        Raises:
+            BackendError: The runtime failed, or does not tell.
+            EngineClosedError: The engine was closed.
+        """
+        if self._model is None:
+            raise EngineClosedError
+        return self._model.profile(
+            self._checked(self.golden.inputs if feeds is None else feeds), repeats=repeats
+        )
 
     def asset(self, name: str) -> bytes:
         """A file that travels with the engine, such as a tokeniser.

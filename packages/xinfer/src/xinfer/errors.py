@@ -5,8 +5,8 @@ XInferError                     xinfer.error
 ├── DocumentError               document.invalid        a JSON document does not follow its schema
 │   └── TaskSpecError           task.invalid
 ├── PackageError                package.invalid         an engine file is damaged or not one of ours
-├── SignatureError              signature.invalid       also .missing, .no_key, .bad_key, .policy, .revoked, .expired,
-│                                                       .untrusted_publisher
+├── SignatureError              signature.invalid       also .missing, .no_key, .bad_key, .policy, .revoked,
+│                                                       .expired, .untrusted_publisher
 ├── IncompatibleTargetError     engine.incompatible
 ├── EngineClosedError           engine.closed
 ├── InputError                  input.invalid
@@ -14,6 +14,7 @@ XInferError                     xinfer.error
 ├── BackendError                backend.failed          also .unknown
 ├── CatalogueError              catalogue.unknown       also .invalid
 ├── FetchError                  source.unavailable      also .digest
+├── HubError                    hub.failed              also .not_configured, .no_engine
 └── BuildError                  build.failed
     ├── SourceModelError        build.source_model
     ├── CalibrationError        build.calibration
@@ -126,6 +127,12 @@ class FetchError(XInferError):
     """A file that the catalogue names cannot be had here."""
 
     default_code = "source.unavailable"
+
+
+class HubError(XInferError):
+    """The Hub cannot be used."""
+
+    default_code = "hub.failed"
 
 
 class BuildError(XInferError):
