@@ -16,12 +16,15 @@ What becomes of what a file may hold:
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xinfer._extras import require
-from xinfer.errors import ImageDecodeError
+from xinfer.errors import ImageDecodeError, InputError
 
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384
@@ -63,6 +66,24 @@ def decode_image(data: bytes, *, min_side: int) -> np.ndarray:
         ImageDecodeError: ``image.unreadable``, ``image.truncated``, ``image.too_large`` or
             ``image.unsupported``.
     """
+    return decode_image_and_size(data, min_side_for=lambda _: min_side)[0]
+
+
+def decode_image_and_size(
+    data: bytes, *, min_side_for: Callable[[tuple[int, int]], int]
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decodes an image file as `decode_image` does, and says how large the image in the file is.
+
+    Args:
+        data: As in `decode_image`.
+        min_side_for: From the image's height and width, upright, to the `min_side` of `decode_image`.
+
+    Returns:
+        Pixels [H,W,3], uint8, RGB, upright; the image's own height and width, upright.
+
+    Raises:
+        ImageDecodeError: As in `decode_image`.
+    """
     data = bytes(data)
     if not data:
         raise ImageDecodeError(
@@ -85,12 +106,47 @@ def decode_image(data: bytes, *, min_side: int) -> np.ndarray:
             hint="send a smaller image",
         )
     orientation = _orientation(image)
+    size = (width, height) if orientation >= 5 else (height, width)
+    min_side = min_side_for(size)
     if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
         pixels_HW3 = _decode_jpeg(data, min_side)
     else:
         pixels_HW3 = _decode_pillow(image)
     turn = _TURN.get(orientation)
-    return np.ascontiguousarray(turn(pixels_HW3)) if turn else pixels_HW3
+    return (np.ascontiguousarray(turn(pixels_HW3)) if turn else pixels_HW3), size
+
+
+def read_image(
+    image: bytes | np.ndarray | str | os.PathLike[str], *, min_side_for: Callable[[tuple[int, int]], int]
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Pixels of whatever a caller calls an image.
+
+    Args:
+        image: Encoded bytes, a path, or pixels [H,W,3] uint8 RGB, which are returned as they are.
+        min_side_for: As in `decode_image_and_size`.
+
+    Returns:
+        Pixels [H,W,3], uint8, RGB; the image's own height and width.
+
+    Raises:
+        ImageDecodeError: The file cannot be decoded.
+        InputError: The array is not [H,W,3] uint8, or the path cannot be read.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise InputError(
+                f"pixels must be [H,W,3] uint8 RGB, given was {image.dtype} {list(image.shape)}",
+                value=list(image.shape),
+            )
+        return image, (image.shape[0], image.shape[1])
+    if isinstance(image, str | os.PathLike):
+        try:
+            image = Path(image).read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"cannot read {os.fspath(image)!r}: {error.strerror}", value=str(image)
+            ) from error
+    return decode_image_and_size(image, min_side_for=min_side_for)
 
 
 def _open(data: bytes) -> Any:
