@@ -95,7 +95,9 @@ def test_smooth_folds_into_the_normalisation_when_it_feeds_the_layer_alone(tmp_p
     )
     done = smooth(source, tmp_path / "b.onnx", samples())
 
-    np.testing.assert_allclose(run(tmp_path / "b.onnx", samples(seed=5)), run(source, samples(seed=5)), atol=1e-4)
+    np.testing.assert_allclose(
+        run(tmp_path / "b.onnx", samples(seed=5)), run(source, samples(seed=5)), atol=1e-4
+    )
     assert [(item.tensor, item.layers, item.folded) for item in done] == [
         ("normal", ("first",), True),
         ("r1", ("second",), True),
@@ -118,7 +120,9 @@ def test_smooth_inserts_one_multiplication_when_others_read_the_activation(tmp_p
     source = save(tmp_path / "a.onnx", nodes, weights() | {"last": np.array([-1])})
     done = smooth(source, tmp_path / "b.onnx", samples())
 
-    np.testing.assert_allclose(run(tmp_path / "b.onnx", samples(seed=5)), run(source, samples(seed=5)), atol=1e-4)
+    np.testing.assert_allclose(
+        run(tmp_path / "b.onnx", samples(seed=5)), run(source, samples(seed=5)), atol=1e-4
+    )
     assert [(item.layers, item.folded) for item in done] == [(("query", "key"), False)]
     names = [node.name for node in onnx.load(tmp_path / "b.onnx").graph.node]
     assert len(names) == 1 + len(nodes)
@@ -137,7 +141,9 @@ def test_smooth_scales_rows_of_transposed_gemm_weights(tmp_path: Path) -> None:
     source = save(tmp_path / "a.onnx", nodes, constants | {"flat": np.array([-1, CHANNELS])})
     done = smooth(source, tmp_path / "b.onnx", samples())
 
-    np.testing.assert_allclose(run(tmp_path / "b.onnx", samples(seed=5)), run(source, samples(seed=5)), atol=1e-4)
+    np.testing.assert_allclose(
+        run(tmp_path / "b.onnx", samples(seed=5)), run(source, samples(seed=5)), atol=1e-4
+    )
     assert [(item.layers, item.folded) for item in done] == [(("first",), False), (("second",), True)]
 
 

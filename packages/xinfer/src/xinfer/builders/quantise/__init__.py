@@ -4,9 +4,10 @@ Which one is fastest and still right differs per model (see docs); all take and 
 are deterministic for their arguments.
 """
 
+from xinfer.builders.quantise.calibration import CALIBRATIONS, Calibration
 from xinfer.builders.quantise.half import to_bf16, to_fp16
 from xinfer.builders.quantise.nncf_recipes import nncf_on_onnx, nncf_on_openvino
-from xinfer.builders.quantise.onnxruntime_recipes import CALIBRATIONS, Calibration, onnxruntime_qdq, portable_qdq, prepare
+from xinfer.builders.quantise.onnxruntime_recipes import onnxruntime_qdq, portable_qdq, prepare
 from xinfer.builders.quantise.smoothing import Smoothing, smooth
 
 __all__ = [

@@ -15,7 +15,9 @@ from xinfer.errors import SourceModelError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-_RISKY = frozenset({"ReduceL2", "ReduceSumSquare", "ReduceLogSumExp", "ReduceProd", "CumSum", "LpNormalization"})
+_RISKY = frozenset(
+    {"ReduceL2", "ReduceSumSquare", "ReduceLogSumExp", "ReduceProd", "CumSum", "LpNormalization"}
+)
 """Operators whose sums of squares or exponentials leave fp16's range of 65,504."""
 _DTYPE_ATTRIBUTES = {"Cast": "to", "EyeLike": "dtype", "RandomNormal": "dtype", "RandomUniform": "dtype"}
 
@@ -76,7 +78,11 @@ def to_fp16(source: Path, destination: Path, keep_float: Collection[str] = ()) -
 
 
 def to_bf16(source: Path, destination: Path, keep_float: Collection[str] = ()) -> None:
-    """As `to_fp16` in bfloat16: float32's range, eight bits of precision. Needs opset 13 or later."""
+    """As `to_fp16` in bfloat16: float32's range, eight bits of precision.
+
+    ONNX defines bfloat16 for matrix products since opset 13 and for convolutions since opset 22; in older
+    models these stay in float32.
+    """
     _convert(source, destination, keep_float, "BFLOAT16", frozenset())
 
 

@@ -71,7 +71,7 @@ class Graph:
         self._taken.add(candidate)
         return candidate
 
-    def add_constant(self, name: str, value: np.ndarray | Any) -> str:
+    def add_constant(self, name: str, value: Any) -> str:
         """Adds an initialiser, from an array or a TensorProto; its name may get a number behind it."""
         tensor = value if hasattr(value, "raw_data") else self._onnx.numpy_helper.from_array(value)
         tensor.name = self.fresh(name)

@@ -5,27 +5,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from xinfer._extras import require
+from xinfer.builders.quantise.calibration import Calibration, activation_ranges
 from xinfer.errors import CalibrationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import numpy as np
+    from collections.abc import Iterable, Iterator, Sequence
 
     Feeds = dict[str, np.ndarray]
 
-Calibration = Literal["minmax", "percentile", "entropy"]
-CALIBRATIONS: tuple[Calibration, ...] = ("minmax", "percentile", "entropy")
-
-_METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 _CONVOLUTIONAL = ["Conv", "Gemm", "MatMul", "Add", "Clip", "Relu", "Concat", "AveragePool", "MaxPool"]
 _PRODUCTS = ["Conv", "Gemm", "MatMul"]
 _PORTABLE = ["Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "AveragePool", "GlobalAveragePool", "MaxPool"]
-_PERCENTILE = 99.99
 
 
 def onnxruntime_qdq(
@@ -48,13 +45,14 @@ def onnxruntime_qdq(
         reduce_range: Seven-bit weights, for CPUs whose 8-bit dot product saturates (no VNNI).
         calibration: How activations' ranges are chosen. `minmax` keeps every value; `percentile` cuts the
             outermost 0.01 %; `entropy` minimises the divergence between the distributions.
-        transformer: Only products with weights are quantised. The residual sums of transformers carry
-            outliers that a per-tensor range for activations cannot hold.
+        transformer: Only products with weights are quantised, and only their inputs: the sums that follow
+            carry outliers that one range per tensor cannot hold. Best after `smooth`.
 
     Raises:
         CalibrationError: There are no samples.
 
-    Source: Migacz, "8-bit Inference with TensorRT" (GTC 2017), for the entropy calibration.
+    Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference" (CVPR 2018), section 2; `calibration.activation_ranges` for ranges.
     """
     quantization = require("onnxruntime.quantization", "onnxruntime")
     _quantise(
@@ -66,7 +64,11 @@ def onnxruntime_qdq(
         reduce_range=reduce_range,
         calibration=calibration,
         operators=_PRODUCTS if transformer else _CONVOLUTIONAL,
-        options={"ActivationSymmetric": False, "MatMulConstBOnly": transformer},
+        options={
+            "ActivationSymmetric": False,
+            "MatMulConstBOnly": transformer,
+            "OpTypesToExcludeOutputQuantization": _PRODUCTS if transformer else [],
+        },
     )
 
 
@@ -126,6 +128,10 @@ def _quantise(
     with tempfile.TemporaryDirectory(prefix="xinfer-ort-") as folder, _quiet():
         prepared = Path(folder) / "prepared.onnx"
         prepare(source, prepared)
+        ranges = None
+        if calibration != "minmax":
+            ranges = Path(folder) / "ranges.json"
+            _write_ranges(ranges, activation_ranges(prepared, samples, operators, calibration))
         quantization.quantize_static(
             str(prepared),
             str(destination),
@@ -137,17 +143,18 @@ def _quantise(
             reduce_range=reduce_range,
             op_types_to_quantize=operators,
             nodes_to_exclude=sorted(
-                prepared_names(source, prepared, float_nodes) | _sums_with_constants(prepared)
+                _sums_with_constants(prepared).union(*prepared_names(source, prepared, float_nodes).values())
             ),
-            calibrate_method=quantization.CalibrationMethod[_METHODS[calibration]],
-            extra_options={
-                "WeightSymmetric": True,
-                "CalibPercentile": _PERCENTILE,
-                # One sample's activations in memory at a time, not all.
-                "CalibStridedMinMax": 1,
-                **options,
-            },
+            # Where this file stands, ONNX Runtime does not calibrate.
+            calibration_cache_path=ranges,
+            extra_options={"WeightSymmetric": True, **options},
         )
+
+
+def _write_ranges(path: Path, ranges: dict[str, tuple[float, float]]) -> None:
+    calibrate = require("onnxruntime.quantization.calibrate", "onnxruntime")
+    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    calibrate.save_tensors_data(calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, data), path)
 
 
 def _sums_with_constants(prepared: Path) -> set[str]:
@@ -169,7 +176,7 @@ def prepare(source: Path, destination: Path) -> None:
     preprocess.quant_pre_process(str(source), str(destination), skip_symbolic_shape=True)
 
 
-def prepared_names(source: Path, prepared: Path, wanted: Sequence[str]) -> set[str]:
+def prepared_names(source: Path, prepared: Path, wanted: Iterable[str]) -> dict[str, frozenset[str]]:
     """The names that nodes of `source` go by after `prepare`, which fuses and renames some.
 
     Args:
@@ -178,27 +185,26 @@ def prepared_names(source: Path, prepared: Path, wanted: Sequence[str]) -> set[s
         wanted: Names of nodes in `source`.
 
     Returns:
-        Names of nodes in `prepared` that are these, hold them, or read their weights.
+        For each, the nodes of `prepared` that are it, make its outputs, or alone read its weights.
     """
-    if not wanted:
-        return set()
     onnx = require("onnx", "build")
-    names = set(wanted)
     before = onnx.load(str(source), load_external_data=False).graph
-    constants = {tensor.name for tensor in before.initializer}
-    nodes = [node for node in before.node if node.name in names]
-    outputs = {name for node in nodes for name in node.output}
-    weights = {name for node in nodes for name in node.input if name in constants}
-    # A weight that two layers share says nothing about which of them is meant.
-    others = {name for node in before.node if node.name not in names for name in node.input}
-    return {
-        node.name
-        for node in onnx.load(str(prepared), load_external_data=False).graph.node
-        if node.name in names
-        or outputs.intersection(node.output)
-        or (weights - others).intersection(node.input)
-        or any(node.name.startswith(f"{name}/") for name in names)
-    }
+    after = onnx.load(str(prepared), load_external_data=False).graph
+    names = frozenset(wanted)
+    nodes = {node.name: node for node in before.node if node.name in names}
+    readers = Counter(name for node in before.node for name in set(node.input))
+    constants = {tensor.name for tensor in before.initializer if readers[tensor.name] == 1}
+    by_tensor: dict[str, set[str]] = {}
+    for node in after.node:
+        for name in (*node.output, *constants.intersection(node.input)):
+            by_tensor.setdefault(name, set()).add(node.name)
+    found = {}
+    for name in names:
+        same = {node.name for node in after.node if node.name == name or node.name.startswith(f"{name}/")}
+        own = nodes.get(name)
+        tensors = () if own is None else (*own.output, *constants.intersection(own.input))
+        found[name] = frozenset(same.union(*(by_tensor.get(tensor, ()) for tensor in tensors)))
+    return found
 
 
 def _reader(base: Any, samples: Sequence[Feeds]) -> Any:
@@ -208,9 +214,6 @@ def _reader(base: Any, samples: Sequence[Feeds]) -> Any:
 
         def __len__(self) -> int:
             return len(samples)
-
-        def set_range(self, start_index: int, end_index: int) -> None:
-            self._rest = iter(samples[start_index:end_index])
 
         def get_next(self) -> Feeds | None:
             return next(self._rest, None)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Feeds = dict[str, np.ndarray]
 
 _SMALLEST_RATIO = 1e-3
-"""Scales stay within this of the largest of their layer: a channel that calibration saw at zero is not one."""
+"""Scales stay within this of the largest of their layer, also for channels that calibration saw at zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,8 @@ def smooth(
 ) -> tuple[Smoothing, ...]:
     """Moves the differences between channels of activations into the weights that they meet.
 
-    X W = (X diag(s)^-1) (diag(s) W) with s_j = max|X_j|^alpha / max|W_j|^(1 - alpha), for every MatMul and Gemm
-    with constant weights. The division is folded into the layers before (normalisations, linear layers,
+    X W = (X diag(s)^-1) (diag(s) W) with s_j = max|X_j|^alpha / max|W_j|^(1 - alpha), for every MatMul and
+    Gemm with constant weights. The division is folded into the layers before (normalisations, linear layers,
     through ReLU) where these feed nobody else, else it is a Mul of its own. Outputs stay the same to
     rounding.
 
@@ -88,7 +88,7 @@ def smooth(
     done = []
     for tensor, layers in groups.items():
         x_K = magnitudes.get(tensor)
-        weights = [graph.constant(layer.input[1]) for layer in layers]
+        weights = [np.asarray(graph.constant(layer.input[1])) for layer in layers]
         w_K = np.max([_rows(layer, weight) for layer, weight in zip(layers, weights, strict=True)], axis=0)
         if x_K is None or len(x_K) != len(w_K):
             continue
@@ -195,7 +195,9 @@ def _absorb(
             index = 0 if constants[1] is None else 1
             before = _absorb(graph, node.input[1 - index], factor_K, {node.name})
             value = constants[index]
-            return None if before is None or value is None else [*before, (node, index, _times(value, factor_K))]
+            return (
+                None if before is None or value is None else [*before, (node, index, _times(value, factor_K))]
+            )
         case "Relu" | "LeakyRelu" | "Identity" | "Dropout":
             return _absorb(graph, node.input[0], factor_K, {node.name})
         case "MatMul" | "Gemm" if constants[1] is not None and constants[1].ndim == 2:
