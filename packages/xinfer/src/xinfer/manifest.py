@@ -6,6 +6,7 @@ Both are read strictly: a missing, unknown or mistyped field is an error. A new 
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -262,7 +263,11 @@ class Receipt:
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
         """Reads `receipt.json`. Raises DocumentError."""
-        return schema.read(cls, _versioned(data, "receipt"), where="receipt")
+        receipt = schema.read(cls, _versioned(data, "receipt"), where="receipt")
+        statuses = [candidate.status for candidate in receipt.candidates]
+        if statuses.count("selected") != 1:
+            raise DocumentError("receipt.candidates: exactly one must be selected", value=statuses[:20])
+        return receipt
 
     @property
     def selected(self) -> Candidate:
@@ -275,7 +280,8 @@ def _versioned(data: bytes, where: str) -> Any:
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise DocumentError(
-            f"{where}: schema version {version!r} is not supported, this release reads {SCHEMA_VERSION}",
+            f"{where}: schema version {reprlib.repr(version)} is not supported, "
+            f"this release reads {SCHEMA_VERSION}",
             value=version,
             hint="upgrade ignition-xinfer" if isinstance(version, int) and version > SCHEMA_VERSION else None,
         )

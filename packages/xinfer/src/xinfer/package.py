@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import os
 import re
 import shutil
@@ -13,13 +14,13 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 
 from xinfer import schema
-from xinfer.errors import DocumentError, PackageError
-from xinfer.manifest import Manifest, Receipt
+from xinfer.errors import DocumentError, PackageError, XInferError
+from xinfer.manifest import DATATYPES, Manifest, Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,8 @@ MAX_FILES = 256
 MAX_SIZE_BYTES = 8 << 30
 MAX_DOCUMENT_BYTES = 16 << 20
 MAX_GOLDEN_BYTES = 256 << 20
+MAX_DIRECTORY_BYTES = 1 << 20
+"""Of a zip file's table of contents: `MAX_FILES` entries with long names need a tenth."""
 
 REQUIRED_FILES = frozenset({"manifest.json", "receipt.json", "labels.json", "golden.npz"})
 _ALLOWED = re.compile(
@@ -75,14 +78,21 @@ class Golden:
     def from_bytes(cls, data: bytes) -> Golden:
         """Reads ``golden.npz``. Raises PackageError."""
         try:
-            arrays = {}
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                for entry in archive.infolist():
+            arrays: dict[str, np.ndarray] = {}
+            with _archive(io.BytesIO(data)) as archive:
+                entries = archive.infolist()
+                if len(entries) > MAX_FILES:
+                    raise ValueError(f"it holds more than {MAX_FILES} arrays")
+                if sum(entry.file_size for entry in entries) > len(data):
+                    raise ValueError("entries overlap")
+                for entry in entries:
+                    name = entry.filename.removesuffix(".npy")
                     # Stored arrays cannot unpack to more than the file's own size.
                     if entry.compress_type != zipfile.ZIP_STORED:
                         raise ValueError(f"{entry.filename!r} is compressed")
-                    array = np.lib.format.read_array(io.BytesIO(archive.read(entry)), allow_pickle=False)
-                    arrays[entry.filename.removesuffix(".npy")] = array
+                    if name in arrays:
+                        raise ValueError(f"{entry.filename!r} is there twice")
+                    arrays[name] = _read_array(archive.read(entry))
         except Exception as error:
             # Damage reaches far into zipfile's and NumPy's code; a shape that lies is a MemoryError.
             raise PackageError(f"golden.npz cannot be read: {error}") from error
@@ -198,13 +208,16 @@ class EnginePackage:
         try:
             if self.path.stat().st_size > MAX_SIZE_BYTES:
                 raise PackageError("the engine file is too large", value=self.path.stat().st_size)
-            with zipfile.ZipFile(self.path) as archive:
+            with self.path.open("rb") as file, _archive(file) as archive:
                 names = {info.filename for info in _check(archive, self.path.stat().st_size)}
                 self.manifest = Manifest.from_json(archive.read("manifest.json"))
                 self.receipt = Receipt.from_json(archive.read("receipt.json"))
                 self.labels = read_labels(archive.read("labels.json"))
             self.digest = file_digest(self.path)
-        except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        except XInferError:
+            raise
+        except Exception as error:
+            # Damage reaches far into zipfile's code, which lets struct's, zlib's and codecs' errors through.
             reason = getattr(error, "strerror", None) or str(error)
             raise PackageError(
                 f"{self.path.name} is not an engine file: {reason}", value=str(self.path)
@@ -215,10 +228,12 @@ class EnginePackage:
     def golden(self) -> Golden:
         """The recorded pair. Raises PackageError if it is damaged."""
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with self.path.open("rb") as file, _archive(file) as archive:
                 _check(archive, self.path.stat().st_size)
                 return Golden.from_bytes(archive.read("golden.npz"))
-        except (OSError, zipfile.BadZipFile) as error:
+        except XInferError:
+            raise
+        except Exception as error:
             raise PackageError(f"{self.path.name} cannot be read: {error}", value=str(self.path)) from error
 
     def extract(self, folder: str | os.PathLike[str]) -> Path:
@@ -237,7 +252,7 @@ class EnginePackage:
         destination.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with self.path.open("rb") as source, _archive(source) as archive:
                 for info in _check(archive, self.path.stat().st_size):
                     target = temporary / info.filename
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -249,7 +264,9 @@ class EnginePackage:
                 # Someone else unpacked the same file first, or an empty folder is in the way.
                 if not (destination / "manifest.json").is_file():
                     raise
-        except (OSError, zipfile.BadZipFile, EOFError) as error:
+        except XInferError:
+            raise
+        except Exception as error:
             raise PackageError(
                 f"{self.path.name} cannot be unpacked: {error}", value=str(self.path)
             ) from error
@@ -264,6 +281,50 @@ def read_labels(data: bytes) -> tuple[str, ...]:
     if not isinstance(document, list) or not all(isinstance(label, str) for label in document):
         raise DocumentError("labels: expected a list of names", value=document)
     return tuple(document)
+
+
+def _archive(file: IO[bytes]) -> zipfile.ZipFile:
+    """Opens a zip file. zipfile reads the whole directory into memory: here it must be a small one."""
+    # A view: the file stays the caller's, and its ordinary reads are not bounded.
+    bounded = cast("IO[bytes]", _Bounded(file))
+    archive = zipfile.ZipFile(bounded)
+    archive.fp = file
+    return archive
+
+
+class _Bounded:
+    """A file whose reads end in an error beyond what a directory of ours can have."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        most = MAX_DIRECTORY_BYTES + 1
+        data = self._file.read(most if size is None or size < 0 else min(size, most))
+        if len(data) > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile("its directory is too large")
+        return data
+
+
+def _read_array(data: bytes) -> np.ndarray:
+    """Reads one `.npy`: plain numbers, exactly as many as its header says. Raises ValueError."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    reader = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if reader is None:
+        raise ValueError(f"version {version} of the array format")
+    shape, is_fortran, dtype = reader(file)
+    if dtype.name not in DATATYPES.values():
+        raise ValueError(f"an array of {dtype}")
+    # Checked before memory is taken: a shape may lie.
+    if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"an array of {list(shape)[:8]} in {len(data) - file.tell()} bytes")
+    array = np.frombuffer(data, dtype, offset=file.tell())
+    return array.reshape(shape, order="F" if is_fortran else "C").copy(order="K")
 
 
 def _check(archive: zipfile.ZipFile, size_bytes: int) -> list[zipfile.ZipInfo]:
@@ -287,6 +348,10 @@ def _check(archive: zipfile.ZipFile, size_bytes: int) -> list[zipfile.ZipInfo]:
         limit = {"golden.npz": MAX_GOLDEN_BYTES}.get(entry.filename, MAX_DOCUMENT_BYTES)
         if not entry.filename.startswith("artifact/") and entry.file_size > limit:
             raise PackageError(f"{entry.filename!r} is too large", value=entry.file_size)
+    folded = {name.casefold() for name in names}
+    parents = {name[:end] for name in folded for end in range(len(name)) if name[end] == "/"}
+    if len(folded) != len(names) or parents & folded:
+        raise PackageError("two entries need one place on some file systems", value=sorted(names))
     if sum(entry.file_size for entry in entries) > size_bytes:
         raise PackageError("entries overlap", value=size_bytes)
     missing = sorted(REQUIRED_FILES - set(names))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import reprlib
 import types
 from collections.abc import Callable
 from functools import cache
@@ -12,6 +14,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from xinfer.errors import DocumentError
 
 T = TypeVar("T")
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
 
 
 @dataclasses.dataclass
@@ -77,10 +82,23 @@ def loads(data: bytes, *, where: str, error: type[DocumentError] = DocumentError
     def no_constants(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")
 
+    def finite(text: str) -> float:
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(f"{text[:20]} is too large for a number")
+        return number
+
     try:
-        return json.loads(data, object_pairs_hook=no_duplicates, parse_constant=no_constants)
+        # Not json's own guess: UTF-16 is no document of ours.
+        document = json.loads(
+            data.decode(), object_pairs_hook=no_duplicates, parse_constant=no_constants, parse_float=finite
+        )
+        if b"\\u" in data:
+            # Half of a surrogate pair is JSON but no text: it could never be written again.
+            json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as fault:
-        raise error(f"{where} is not valid JSON: {fault}", value=where) from fault
+        raise error(f"{where} is not valid JSON: {str(fault)[:200]}", value=where) from fault
+    return document
 
 
 @cache
@@ -111,7 +129,8 @@ def _read(kind: Any, data: Any, where: str, error: type[DocumentError]) -> Any:
         (inner,) = (arg for arg in args if arg is not type(None))
         return _read(inner, data, where, error)
     if origin is Literal:
-        if data not in args or isinstance(data, bool) != isinstance(args[0], bool):
+        # Equality alone would let 1.0 and true through as 1.
+        if not any(type(data) is type(arg) and data == arg for arg in args):
             raise fail(" or ".join(map(repr, args)))
         return data
     if origin is tuple:
@@ -129,7 +148,10 @@ def _read(kind: Any, data: Any, where: str, error: type[DocumentError]) -> Any:
             raise fail("an object")
         return {key: _read(args[1], item, f"{where}.{key}", error) for key, item in data.items()}
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+        try:
+            return float(data)
+        except OverflowError:
+            raise fail("a number below 1e308") from None
     if not isinstance(data, kind) or (kind in (int, float) and isinstance(data, bool)):
         raise fail({str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind])
     return data
@@ -155,10 +177,12 @@ def _read_dataclass(cls: type, data: Any, where: str, error: type[DocumentError]
     values = {name: _read(hints[name], item, f"{where}.{name}", error) for name, item in data.items()}
     try:
         return cls(**values)
-    except ValueError as fault:
+    except (ValueError, TypeError, LookupError, ArithmeticError) as fault:
+        # A class's own checks may stumble over content that no schema can exclude.
         raise error(f"{where}: {fault}", value=data) from fault
 
 
 def _show(data: Any) -> str:
-    text = repr(data)
+    # Bounded in depth and length, whatever a document holds.
+    text = _REPR.repr(data)
     return text if len(text) <= 60 else text[:57] + "..."

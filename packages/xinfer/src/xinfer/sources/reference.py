@@ -25,7 +25,7 @@ from xinfer.errors import SourceModelError, XInferError
 from xinfer.sources.walk import fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 GROUP = "xinfer.sources"
 PROVIDERS = {"xtorch": "ignition-xtorch", "hf": "ignition-xtorch"}
@@ -48,8 +48,8 @@ def resolve_source(
     """Finds the file that a reference means, and fetches it where it is not here yet.
 
     Args:
-        reference: A path; ``https://...``, optionally with ``#sha256=<64 hex digits>``; or ``<scheme>:...`` for a
-            plugin of the entry point group ``xinfer.sources``, a callable
+        reference: A path; ``https://...``, optionally with ``#sha256=<64 hex digits>``; or ``<scheme>:...``
+            for a plugin of the entry point group ``xinfer.sources``, a callable
             ``(reference, folder) -> path of an ONNX file in that folder``.
         sha256: Digest that a download must have. Without one, the first download's digest is recorded
             and every later one must have it too.
@@ -107,18 +107,26 @@ def download(
     folder = cache_folder() / "sources" / hashlib.sha256(url.encode()).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     path, part, record = folder / "model.onnx", folder / "model.onnx.part", folder / "source.json"
+    with _locked(folder):
+        return _download_into(url, path, part, record, wanted, timeout_s, opener or _secure_opener().open)
+
+
+def _download_into(
+    url: str, path: Path, part: Path, record: Path, wanted: str, timeout_s: float, opener: Callable[..., Any]
+) -> Path:
     known = _recorded(record)
     if path.exists() and known and (not wanted or wanted == known) and _sha256(path) == known:
         return path
     expected = wanted or known
-    _fetch(url, part, timeout_s, opener or _secure_opener().open)
+    _fetch(url, part, timeout_s, opener)
     found = _sha256(part)
     if expected and found != expected:
         part.unlink()
         since = "" if wanted else ", which the first download had"
+        host = urllib.parse.urlsplit(url).hostname
         raise fault(
             "digest",
-            f"{parts.hostname} sent a file with the digest {found[:12]}..., not {expected[:12]}...{since}",
+            f"{host} sent a file with the digest {found[:12]}..., not {expected[:12]}...{since}",
             value=found,
             hint="give sha256=... of the file that you trust" if not wanted else None,
         )
@@ -171,6 +179,17 @@ def _fetch(url: str, part: Path, timeout_s: float, opener: Callable[..., Any]) -
         # urllib, http.client and ssl share no base class.
         host = urllib.parse.urlsplit(url).hostname
         raise fault("download", f"the download from {host} failed: {error}"[:300], value=host) from error
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from appending to the same partial file, where the system has such locks."""
+    with (folder / "lock").open("wb") as file:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _starts_at(answer: Any, offset: int) -> bool:
