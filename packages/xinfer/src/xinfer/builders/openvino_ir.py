@@ -100,8 +100,16 @@ def _consumers(node: Any, *types: str) -> list[Any]:
 
 
 def _constant(node: Any, index: int) -> Any:
-    """An input's value if it is a constant, through the conversions that OpenVINO puts behind integers."""
+    """An input's value if it is a constant, through what OpenVINO puts behind the constants of ONNX.
+
+    That is a Convert behind integers, and a Reshape behind what has one value per channel.
+    """
     source = node.input_value(index).get_node()
-    if source.get_type_name() == "Convert":
-        source = source.input_value(0).get_node()
-    return source.get_data().astype(np.float32) if source.get_type_name() == "Constant" else None
+    if source.get_type_name() == "Constant":
+        return source.get_data().astype(np.float32)
+    if source.get_type_name() not in ("Convert", "Reshape"):
+        return None
+    value, shape = _constant(source, 0), source.output(0).get_partial_shape()
+    if value is None or shape.is_dynamic:
+        return None
+    return value.reshape(tuple(shape.to_shape()))
