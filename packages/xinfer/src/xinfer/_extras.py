@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 from xinfer.errors import MissingExtraError
@@ -21,6 +22,9 @@ def require(module: str, extra: str) -> Any:
     Raises:
         MissingExtraError: It is not installed.
     """
+    if module.split(".")[0] == "onnxruntime":
+        # From 1.29 on it reports models and machine to its maker, and keeps a database in the user's home.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

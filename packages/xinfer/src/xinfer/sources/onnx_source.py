@@ -201,7 +201,8 @@ class OnnxReader:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **threads},
+            # ONNX Runtime's telemetry starts a thread too, and writes into the user's home.
+            env={**os.environ, **threads, "ORT_DISABLE_TELEMETRY": "1"},
         )
         return self._process
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xinfer import schema
-from xinfer.errors import SourceModelError, XInferError
+from xinfer._extras import require
+from xinfer.errors import MissingExtraError, SourceModelError, XInferError
 from xinfer.sources import checks, weights
 from xinfer.sources.facts import OnnxFacts, collect_facts
 from xinfer.sources.limits import Limits
@@ -102,8 +103,6 @@ def _ask_checker(onnx: Any, model: Any, path: Path, external: bool, limits: Limi
 
 def _ask_runtime(model: Any, path: Path, limits: Limits) -> None:
     """Opens the model in ONNX Runtime: what it has no kernel for, no engine can be compared with."""
-    from xinfer._extras import require
-
     runtime = require("onnxruntime", "build")
     options = runtime.SessionOptions()
     options.log_severity_level = 4
@@ -295,8 +294,8 @@ def main() -> None:
     """Serves jobs until stdin ends."""
     answers = os.dup(1)
     os.dup2(2, 1)
-    # Imported before the first fork: jobs then start in milliseconds. Not ONNX Runtime: it starts a thread,
-    # and a fork of a process with threads may wait for a lock that nobody holds any more.
+    # Imported before the first fork: jobs then start in milliseconds. None of them may start a thread: a fork
+    # of a process with threads may wait for a lock that nobody holds any more.
     import onnx
     import onnx.checker
     import onnx.inliner
@@ -305,6 +304,9 @@ def main() -> None:
         # Its first call fills the table of operators.
         node = onnx.helper.make_node("Relu", ["x"], ["y"])
         onnx.checker.check_node(node)
+    with contextlib.suppress(MissingExtraError):
+        # Without it the job says which extra is missing.
+        require("onnxruntime", "build")
     for line in _lines():
         folder = Path(os.fsdecode(line))
         job = json.loads((folder / "job.json").read_bytes())
