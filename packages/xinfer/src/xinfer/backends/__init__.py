@@ -1,12 +1,15 @@
 """Runtimes that execute engines, each in a module of its own that is imported when it is needed."""
 
-from xinfer.backends.base import (
-    BACKENDS,
-    Backend,
-    CompiledModel,
-    LayerProfile,
-    RuntimeSettings,
-    get_backend,
-)
+from xinfer.backends.base import Backend, CompiledModel, LayerProfile, RuntimeSettings
+from xinfer.backends.registry import BACKENDS, BackendInfo, check_settings, get_backend
 
-__all__ = ["BACKENDS", "Backend", "CompiledModel", "LayerProfile", "RuntimeSettings", "get_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BackendInfo",
+    "CompiledModel",
+    "LayerProfile",
+    "RuntimeSettings",
+    "check_settings",
+    "get_backend",
+]

@@ -1,8 +1,7 @@
-"""What every backend offers, and the registry of backends."""
+"""What every backend offers."""
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from xinfer import schema
-from xinfer.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -18,13 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from xinfer.manifest import TensorSpec
-
-BACKENDS = {
-    "openvino": "xinfer.backends.openvino",
-    "onnxruntime": "xinfer.backends.onnxruntime",
-}
-"""Backend -> module with a `BACKEND`."""
-
 
 Device = Literal["cpu", "cuda", "rocm", "coreml", "gpu", "npu"]
 """What executes: ``cuda`` is NVIDIA, ``rocm`` AMD, ``coreml`` Apple, ``gpu`` and ``npu`` Intel (OpenVINO)."""
@@ -146,22 +137,10 @@ class Backend(Protocol):
         """
 
 
-def get_backend(name: str) -> Backend:
-    """The backend of this name, imported now.
-
-    Raises:
-        BackendError: There is none (``backend.unknown``).
-        MissingExtraError: Its runtime is not installed.
-    """
-    if name not in BACKENDS:
-        raise BackendError(
-            f"there is no backend {name!r}",
-            code="backend.unknown",
-            value=name,
-            hint=f"known: {', '.join(BACKENDS)}",
-        )
-    backend: Backend = importlib.import_module(BACKENDS[name]).BACKEND
-    return backend
+def last_line(error: Exception) -> str:
+    """Runtimes' messages start with the source line that threw; what a person needs is the last line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def summarise_precisions(precisions: Iterable[str]) -> str:

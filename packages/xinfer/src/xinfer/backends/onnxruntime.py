@@ -1,7 +1,8 @@
-"""ONNX Runtime on CPUs. The artifact is ``model.onnx``."""
+"""ONNX Runtime on CPUs, NVIDIA and AMD GPUs and Apple's chips. The artifact is ``model.onnx``."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import threading
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from xinfer._extras import require
 from xinfer.backends.base import LayerProfile, RuntimeSettings, summarise_layers, summarise_precisions
+from xinfer.backends.registry import check_settings
 from xinfer.errors import BackendError, EngineClosedError
 from xinfer.manifest import Datatype, TensorSpec
+from xinfer.targets import HardwareTarget, installed_version
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
@@ -33,6 +36,17 @@ _EXECUTED = {
 }  # fmt: skip
 """Compute operators of the optimised graph -> the precision that their CPU kernels execute."""
 _TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "int8", "double": "fp64"}
+_PROVIDERS = {
+    "cuda": ("CUDAExecutionProvider",),
+    "rocm": ("MIGraphXExecutionProvider", "ROCMExecutionProvider"),
+    "coreml": ("CoreMLExecutionProvider",),
+}
+_BUILDS = {
+    "cuda": "pip install onnxruntime-gpu instead of onnxruntime",
+    "rocm": "install AMD's onnxruntime-migraphx instead of onnxruntime",
+    "coreml": "CoreML is in the builds for macOS only",
+}
+_COMPILING_DEVICES = ("rocm", "coreml")
 _PROFILE_WARMUP = 3
 
 
@@ -67,10 +81,19 @@ class OnnxRuntimeModel:
             optimised = Path(folder) / MODEL_FILE
             options = _session_options(self._settings)
             options.optimized_model_filepath = str(optimised)
-            _session(self._model_path, options)
+            try:
+                _session(self._model_path, options, self._settings)
+            except BackendError:
+                # A provider that compiles subgraphs (MIGraphX, CoreML) cannot show what it executes.
+                if self._settings.device in _COMPILING_DEVICES:
+                    return "unknown"
+                raise
             graph = onnx.load(str(optimised)).graph
+        halves = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
         return summarise_precisions(
-            _EXECUTED[node.op_type] for node in graph.node if node.op_type in _EXECUTED
+            "fp16" if halves.intersection(node.input) else _EXECUTED[node.op_type]
+            for node in graph.node
+            if node.op_type in _EXECUTED
         )
 
     def profile(self, feeds: Mapping[str, np.ndarray], *, repeats: int = 20) -> tuple[LayerProfile, ...]:
@@ -80,7 +103,7 @@ class OnnxRuntimeModel:
             options = _session_options(self._settings)
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            session = _session(self._model_path, options)
+            session = _session(self._model_path, options, self._settings)
             try:
                 for _ in range(_PROFILE_WARMUP + repeats):
                     session.run(self._names, dict(feeds))
@@ -109,20 +132,52 @@ class OnnxRuntimeBackend:
     distribution = "onnxruntime"
 
     def load(
-        self,
-        artifact_dir: Path,
-        settings: RuntimeSettings,
-        *,
-        cache_dir: Path | None = None,  # noqa: ARG002  (sessions have no compiled form worth keeping)
+        self, artifact_dir: Path, settings: RuntimeSettings, *, cache_dir: Path | None = None
     ) -> OnnxRuntimeModel:
-        if settings.float_precision != "fp32":
-            raise BackendError(
-                "ONNX Runtime has no bf16 kernels for CPUs",
-                value=settings.float_precision,
-                hint="use float_precision='fp32', or OpenVINO",
-            )
+        check_settings(self.name, device=settings.device, precision=settings.float_precision)
         path = artifact_dir / MODEL_FILE
-        return OnnxRuntimeModel(_session(path, _session_options(settings)), path, settings)
+        if cache_dir is None or settings.device in _COMPILING_DEVICES:
+            return OnnxRuntimeModel(_session(path, _session_options(settings), settings), path, settings)
+        return OnnxRuntimeModel(_cached_session(path, settings, cache_dir), path, settings)
+
+
+def _cached_session(path: Path, settings: RuntimeSettings, cache_dir: Path) -> Any:
+    """A session of the optimised graph that an earlier load kept, or that this one keeps."""
+    onnxruntime = require("onnxruntime", "onnxruntime")
+    cached = cache_dir / f"onnxruntime-{_cache_key(path, settings)}.onnx"
+    options = _session_options(settings)
+    if cached.exists():
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            return _session(cached, options, settings)
+        except BackendError:
+            cached.unlink(missing_ok=True)
+            options = _session_options(settings)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=cache_dir) as folder:
+        fresh = Path(folder) / MODEL_FILE
+        options.optimized_model_filepath = str(fresh)
+        try:
+            session = _session(path, options, settings)
+        except BackendError:
+            # Graphs over protobuf's 2 GB cannot be kept in one file.
+            return _session(path, _session_options(settings), settings)
+        fresh.replace(cached)
+    return session
+
+
+def _cache_key(path: Path, settings: RuntimeSettings) -> str:
+    """What the optimised graph depends on: the model, the release, the settings, the CPU's instructions."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise BackendError(f"ONNX Runtime cannot load the model: {error}", value=path.name) from error
+    here = HardwareTarget.detect()
+    digest.update(repr((installed_version("onnxruntime"), settings, here.cpu, here.isa)).encode())
+    return digest.hexdigest()[:32]
 
 
 def _session_options(settings: RuntimeSettings) -> Any:
@@ -130,18 +185,66 @@ def _session_options(settings: RuntimeSettings) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = max(1, settings.num_threads // settings.num_streams)
     options.inter_op_num_threads = 1
+    # Errors only: that an optimised graph fits this machine alone is no news.
     options.log_severity_level = 3
     # Threads spin while an inference runs, but not beyond it: that time belongs to others.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
-def _session(path: Path, options: Any) -> Any:
+def providers(settings: RuntimeSettings, available: Sequence[str]) -> list[Any]:
+    """The execution providers for a device, best first, the CPU last for what they leave over.
+
+    Args:
+        settings: The device and the precision.
+        available: Those in the installed build of ONNX Runtime.
+
+    Raises:
+        BackendError: The installed build has none for this device (``backend.unavailable``).
+    """
+    if settings.device == "cpu":
+        return ["CPUExecutionProvider"]
+    wanted = _PROVIDERS[settings.device]
+    found = [name for name in wanted if name in available]
+    if not found:
+        raise BackendError(
+            f"the installed ONNX Runtime has no {' or '.join(wanted)}",
+            code="backend.unavailable",
+            value=settings.device,
+            hint=_BUILDS[settings.device],
+        )
+    options = {
+        # TF32 would execute fp32 with ten bits of mantissa.
+        "CUDAExecutionProvider": {"use_tf32": "0"},
+        "MIGraphXExecutionProvider": {
+            "migraphx_fp16_enable": "1" if settings.float_precision == "fp16" else "0"
+        },
+        # The Neural Engine computes in fp16 whatever the graph says.
+        "CoreMLExecutionProvider": {
+            "ModelFormat": "MLProgram",
+            "MLComputeUnits": "ALL" if settings.float_precision == "fp16" else "CPUAndGPU",
+        },
+    }
+    return [(found[0], options.get(found[0], {})), "CPUExecutionProvider"]
+
+
+def _session(path: Path, options: Any, settings: RuntimeSettings) -> Any:
     onnxruntime = require("onnxruntime", "onnxruntime")
+    chosen = providers(settings, onnxruntime.get_available_providers())
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=chosen)
     except Exception as error:
         raise BackendError(f"ONNX Runtime cannot load the model: {error}", value=path.name) from error
+    want = chosen[0] if isinstance(chosen[0], str) else chosen[0][0]
+    if want not in session.get_providers():
+        # Where a provider's libraries are missing, ONNX Runtime says so on stderr and takes the CPU.
+        raise BackendError(
+            f"ONNX Runtime could not start {want} and fell back to {session.get_providers()[0]}",
+            code="backend.unavailable",
+            value=want,
+            hint="are the driver and the device's libraries installed in the versions that it needs?",
+        )
+    return session
 
 
 def _precision(kind: str, event: dict[str, Any]) -> str:

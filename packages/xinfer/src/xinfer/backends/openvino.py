@@ -1,4 +1,4 @@
-"""OpenVINO on CPUs. The artifact is OpenVINO IR: ``model.xml`` and ``model.bin``."""
+"""OpenVINO on CPUs and on Intel GPUs and NPUs. The artifact is IR: ``model.xml`` and ``model.bin``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xinfer._extras import require
-from xinfer.backends.base import LayerProfile, RuntimeSettings, summarise_layers, summarise_precisions
+from xinfer.backends.base import (
+    LayerProfile,
+    RuntimeSettings,
+    last_line,
+    summarise_layers,
+    summarise_precisions,
+)
+from xinfer.backends.registry import check_settings
 from xinfer.errors import BackendError, EngineClosedError
 from xinfer.manifest import Datatype, TensorSpec
 
@@ -29,6 +36,7 @@ _EXECUTED = {
     "u8": "int8", "i8": "int8", "f32": "fp32", "bf16": "bf16", "f16": "fp16", "i64": "int64", "i32": "int32",
 }  # fmt: skip
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 _PROFILE_WARMUP = 3
 
 
@@ -55,7 +63,7 @@ class OpenVINOModel:
             results = request.infer(dict(feeds), share_inputs=True)
             return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO: {_first_line(error)}") from error
+            raise BackendError(f"OpenVINO: {last_line(error)}") from error
         finally:
             self._requests.put(request)
 
@@ -87,7 +95,7 @@ class OpenVINOModel:
                         kinds[info.node_name] = info.node_type
                         times_ms.setdefault(info.node_name, []).append(info.real_time.total_seconds() * 1e3)
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO: {_first_line(error)}") from error
+            raise BackendError(f"OpenVINO: {last_line(error)}") from error
         return summarise_layers(
             (name, *layers.get(name, (kinds[name], "unknown")), times) for name, times in times_ms.items()
         )
@@ -110,24 +118,36 @@ class OpenVINOBackend:
     def load(
         self, artifact_dir: Path, settings: RuntimeSettings, *, cache_dir: Path | None = None
     ) -> OpenVINOModel:
+        check_settings(self.name, device=settings.device, precision=settings.float_precision)
         openvino = require("openvino", "openvino")
         _prime(openvino)
-        properties = {
+        device = _DEVICES[settings.device]
+        core = openvino.Core()
+        if not any(name.split(".")[0] == device for name in core.available_devices):
+            raise BackendError(
+                f"OpenVINO sees no {device} here",
+                code="backend.unavailable",
+                value=device,
+                hint=f"it sees {', '.join(core.available_devices)}; is the device's driver installed?",
+            )
+        properties: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY" if settings.num_streams == 1 else "THROUGHPUT",
-            "NUM_STREAMS": settings.num_streams,
-            "INFERENCE_NUM_THREADS": settings.num_threads,
             "INFERENCE_PRECISION_HINT": _HINTS[settings.float_precision],
         }
+        if device == "CPU":
+            properties |= {"INFERENCE_NUM_THREADS": settings.num_threads}
+        if device != "NPU":
+            properties |= {"NUM_STREAMS": settings.num_streams}
         if cache_dir is not None:
             properties["CACHE_DIR"] = str(cache_dir)
 
         def compile_model(more: dict[str, Any]) -> Any:
             path = str(artifact_dir / MODEL_FILE)
             try:
-                return openvino.Core().compile_model(path, "CPU", properties | more)
+                return core.compile_model(path, device, properties | more)
             except RuntimeError as error:
                 raise BackendError(
-                    f"OpenVINO cannot load the model: {_first_line(error)}", value=MODEL_FILE
+                    f"OpenVINO cannot load the model: {last_line(error)}", value=MODEL_FILE
                 ) from error
 
         return OpenVINOModel(compile_model({}), compile_model)
@@ -165,12 +185,6 @@ def _tensor(port: Any) -> TensorSpec:
     )
     datatype = _DATATYPES[port.get_element_type().get_type_name()]
     return TensorSpec(name=port.get_any_name(), datatype=datatype, shape=shape)
-
-
-def _first_line(error: Exception) -> str:
-    """OpenVINO's messages start with the source line that threw; what a person needs comes last."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 BACKEND = OpenVINOBackend()
