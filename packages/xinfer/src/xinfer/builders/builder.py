@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,9 +17,11 @@ import numpy as np
 from xinfer.builders import cache
 from xinfer.builders.metrics import AGREEMENT
 from xinfer.builders.pack import BuiltEngine, resign
+from xinfer.builders.preprocessing import Preprocessing, wrap
 from xinfer.builders.search import Search
 from xinfer.errors import BuildError, CalibrationError
 from xinfer.package import EnginePackage
+from xinfer.sources import ShapeProfile, from_torch, resolve_source
 from xinfer.targets import HardwareTarget
 from xinfer.tasks import TaskSpec
 
@@ -35,12 +40,22 @@ MAX_CALIBRATION_SAMPLES = 64
 MAX_BATCH = 1024
 
 
+class SourceFolder:
+    """A folder that is removed when the last plan that keeps it is gone."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="xinfer-source-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuildPlan:
     """Everything a build is told; `EngineBuilder` fills it in."""
 
     source: Path
     target: HardwareTarget
+    keeps: tuple[SourceFolder, ...] = ()
+    profiles: tuple[tuple[str, ShapeProfile], ...] = ()
     program: Path | None = None
     """The exported program (`torch.export.save`) that the source was made from, if it was."""
     task: TaskSpec | None = None
@@ -94,9 +109,64 @@ class EngineBuilder:
         self.plan = plan
 
     @classmethod
-    def from_onnx(cls, path: str | os.PathLike[str]) -> Self:
-        """Starts from a float ONNX file with its weights inside. It is read by `build`."""
-        return cls(BuildPlan(source=Path(path), target=HardwareTarget.detect()))
+    def from_onnx(cls, source: str | os.PathLike[str] | bytes) -> Self:
+        """Starts from a float ONNX model.
+
+        Args:
+            source: The file, whose external weights stand beside it, or its content. It is read by `build`,
+                in a process of its own.
+        """
+        target = HardwareTarget.detect()
+        if isinstance(source, bytes):
+            folder = SourceFolder()
+            path = folder.path / "source.onnx"
+            path.write_bytes(source)
+            return cls(BuildPlan(source=path, target=target, keeps=(folder,)))
+        return cls(BuildPlan(source=Path(source), target=target))
+
+    @classmethod
+    def from_torch(
+        cls,
+        model: Any,
+        example_inputs: Sequence[Any],
+        *,
+        dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+    ) -> Self:
+        """Starts from a torch module or exported program, exported now and compared with torch.
+
+        The backend ``inductor`` compiles the same exported program.
+
+        Args:
+            model: A `torch.nn.Module` or `torch.export.ExportedProgram`.
+            example_inputs: One tensor per input, on the CPU; a free axis needs a size of at least 2.
+            dynamic_axes: Input -> axis -> name of the axis, for a module.
+            input_names, output_names: Default: the names of forward's arguments, and the exporter's.
+
+        Raises:
+            SourceModelError: torch cannot export it, or the export answers something else.
+        """
+        folder = SourceFolder()
+        source = from_torch(
+            model,
+            example_inputs,
+            folder=folder.path,
+            dynamic_axes=dynamic_axes,
+            input_names=input_names,
+            output_names=output_names,
+        )
+        target, program = HardwareTarget.detect(), source.exported_program
+        return cls(BuildPlan(source=source.path, program=program, target=target, keeps=(folder,)))
+
+    @classmethod
+    def from_reference(cls, reference: str) -> Self:
+        """Starts from what a reference names: a file, ``https://...``, or a plugin's, as ``xtorch:resnet50``.
+
+        Raises:
+            SourceModelError: It cannot be had.
+        """
+        return cls.from_onnx(resolve_source(reference))
 
     def _with(self, **changes: Any) -> Self:
         return type(self)(replace(self.plan, **changes))
@@ -135,6 +205,37 @@ class EngineBuilder:
             licences=tuple(licences),
             agent=agent,
         )
+
+    def with_preprocessing(self, spec: Preprocessing, *, input_name: str = "image") -> Self:
+        """Puts preprocessing into the graph: the model then takes uint8 RGB images [N,H,W,3].
+
+        Args:
+            spec: What the network wants of an image.
+            input_name: Name of the new input.
+
+        Raises:
+            SourceModelError: The model has no single float image input.
+        """
+        folder = SourceFolder()
+        wrapped = wrap(self.plan.source, folder.path / "model.onnx", spec, input_name=input_name)
+        # The exported program has no such preprocessing: it is no candidate any more.
+        return self._with(source=wrapped, program=None, keeps=(*self.plan.keeps, folder))
+
+    def with_shapes(self, shapes: Mapping[str, Sequence[int] | ShapeProfile]) -> Self:
+        """Fixes free axes, or says between what they vary.
+
+        Args:
+            shapes: Input -> its shape, or its smallest, most common and largest ones. Fixed shapes make
+                faster engines; a profile is kept in the manifest, and for TensorRT it is needed.
+
+        Raises:
+            InputError: A shape is not one.
+        """
+        profiles = {
+            name: shape if isinstance(shape, ShapeProfile) else ShapeProfile.fixed(tuple(shape))
+            for name, shape in shapes.items()
+        }
+        return self._with(profiles=tuple(sorted(profiles.items())))
 
     def with_task(self, spec: TaskSpec, labels: Sequence[str] | None = None) -> Self:
         """The task spec and class names; labels default to the spec's."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ def build_key(plan: BuildPlan) -> str | None:
         "task": None if plan.task is None else plan.task.to_json(),
         "tools": {name: installed_version(name) for name in TOOLS},
         "target": json.loads(schema.dumps(plan.target)),
+        "shapes": {name: asdict(profile) for name, profile in plan.profiles},
         "comparison": plan.comparison and plan.comparison[0],
     }
     plain = (

@@ -173,6 +173,8 @@ class Trial:
     """Half the 95 % interval of the objective, as a share of it."""
     float_layers: tuple[str, ...] = ()
     """What mixed precision returned to float."""
+    outputs_file: Path | None = None
+    """The outputs of held-out and validation samples, as `samples.read_outputs` reads them."""
     outputs: list[dict[str, np.ndarray]] = field(default_factory=list, repr=False)
     """For the held-out samples."""
     validation: list[dict[str, np.ndarray]] = field(default_factory=list, repr=False)

@@ -37,7 +37,7 @@ from xinfer.manifest import (
     Recipe,
     Source,
 )
-from xinfer.package import EnginePackage, Golden, artifact_digest, file_digest, stage
+from xinfer.package import EnginePackage, Golden, artifact_digest, stage
 from xinfer.targets import installed_version
 
 if TYPE_CHECKING:
@@ -249,6 +249,7 @@ class BuiltEngine:
             "scope": recipe.scope,
             "float_nodes": list(plan.float_nodes),
             "float_layers": list(winner.float_layers),
+            "shapes": {name: asdict(profile) for name, profile in plan.profiles},
         }
         return Manifest(
             schema_version=1,
@@ -259,7 +260,7 @@ class BuiltEngine:
                 producer=_versions(("ignition-xinfer",)),
             ),
             source=Source(
-                onnx_digest=file_digest(search.source),
+                onnx_digest=search.source_digest,
                 opset=search.graph.opset,
                 run_id=plan.run_id,
                 dataset_digest=plan.dataset_digest,

@@ -6,11 +6,13 @@ import contextlib
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xinfer._extras import require
 from xinfer.builders import repair, steps
 from xinfer.builders.candidates import (
     SCOPES,
@@ -23,12 +25,12 @@ from xinfer.builders.candidates import (
     other_settings,
     search_space,
 )
-from xinfer.builders.graph import inspect_graph, load_onnx
 from xinfer.builders.metrics import AGREEMENT
 from xinfer.builders.pack import BuiltEngine
 from xinfer.builders.race import Runner, race_job, run_race, uncertainty
 from xinfer.builders.samples import write_samples
 from xinfer.errors import AccuracyBudgetError, BuildError, CalibrationError, SourceModelError
+from xinfer.sources import apply_static, read_onnx
 from xinfer.tasks import AnomalyDetection
 from xinfer.tasks.operating_point import for_engine, verdict_agreement
 
@@ -37,12 +39,15 @@ if TYPE_CHECKING:
 
     from xinfer.backends import RuntimeSettings
     from xinfer.builders.builder import BuildPlan
+    from xinfer.sources import OnnxSource
     from xinfer.tasks import TaskSpec
 
 Outputs = dict[str, np.ndarray]
 
-PREPARE_SHARE = 0.6
+PREPARE_SHARE = 0.55
 """Of the time budget; the rest is for measuring."""
+REPAIR_SHARE = 0.7
+"""Of the time budget is over when INT8 that misses the accuracy budget is given up."""
 RACE_SHARE = 0.85
 """Of the time budget is over when the race ends; the rest is for settings."""
 FIRST_LOOK_FACTOR = 4.0
@@ -58,6 +63,8 @@ class Search:
         self.plan = plan
         self.started = time.monotonic()
         self.folder = Path(tempfile.mkdtemp(prefix="xinfer-build-"))
+        self.artifacts = self.folder / "artifacts"
+        self.artifacts.mkdir()
         self.trials: list[Trial] = []
         self.repeats = 0
         self.batch = plan.batches[0]
@@ -84,6 +91,11 @@ class Search:
         """Since the start of the build."""
         return time.monotonic() - self.started
 
+    @property
+    def repair_left_s(self) -> float:
+        """What is left of the time in which INT8 may be repaired."""
+        return self.plan.budget_s * REPAIR_SHARE - self.elapsed_s
+
     def _check_plan(self) -> None:
         plan = self.plan
         if not plan.samples or (plan.evaluate is None and plan.metric not in AGREEMENT):
@@ -100,15 +112,13 @@ class Search:
                 raise BuildError(f"{what} is {number}", value=str(number), hint="give a share: 0.01 is 1 %")
         if "int8" in plan.precisions and not plan.calibration:
             raise CalibrationError("INT8 needs calibration samples", hint="call with_int8(calibration)")
-        self.source = self.folder / "source.onnx"
-        model = load_onnx(plan.source)
-        shutil.copyfile(plan.source, self.source)
-        self.graph = inspect_graph(model)
-        self.transformer = False
-        inputs = {value.name for value in model.graph.input} - {
-            tensor.name for tensor in model.graph.initializer
-        }
-        outputs = {value.name for value in model.graph.output}
+        model = read_onnx(plan.source, folder=self.folder / "source")
+        if plan.profiles:
+            model = self._with_shapes(model)
+        self.source, self.source_digest = model.path, model.source_digest
+        self.graph, self.transformer = model.graph, model.facts.is_transformer
+        inputs = {value.name for value in model.facts.inputs}
+        outputs = {value.name for value in model.facts.outputs}
         for what, samples in (
             ("calibration", plan.calibration),
             ("accuracy", plan.samples),
@@ -129,6 +139,32 @@ class Search:
                 )
         write_samples(self.folder / "calibration", list(plan.calibration))
         write_samples(self.folder / "samples", [*plan.samples, *plan.validation])
+
+    def _with_shapes(self, model: OnnxSource) -> OnnxSource:
+        """The source with the plan's fixed shapes, after a look that the samples fit all shapes."""
+        profiles = dict(self.plan.profiles)
+        unknown = sorted(profiles.keys() - {value.name for value in model.facts.inputs})
+        if unknown:
+            known = ", ".join(value.name for value in model.facts.inputs)
+            raise SourceModelError(
+                f"the model has no input {unknown[0]!r}", value=unknown[0], hint=f"it has {known}"
+            )
+        for sample in (*self.plan.calibration, *self.plan.samples, *self.plan.validation):
+            for name, profile in profiles.items():
+                if name in sample and not profile.admits(sample[name].shape):
+                    raise CalibrationError(
+                        f"a sample of {name!r} has shape {list(sample[name].shape)}, which is outside "
+                        f"{list(profile.min)} to {list(profile.max)}",
+                        value=list(sample[name].shape),
+                    )
+        fixed = {name: profile.min for name, profile in profiles.items() if profile.is_fixed}
+        if not fixed:
+            return model
+        onnx = require("onnx", "build")
+        changed = self.folder / "fixed.onnx"
+        onnx.save(apply_static(onnx.load(str(model.path)), fixed), str(changed))
+        read = read_onnx(changed, folder=self.folder / "source")
+        return replace(read, source_digest=model.source_digest)
 
     # -------------------------------------------------------------------------- make and gate
 
@@ -174,7 +210,7 @@ class Search:
                 trial.end("failed", str(error))
                 continue
             self.gate(trial)
-        repair.mixed_precision(self)
+        repair.repair(self)
         self._require_survivor()
 
     def _scopes(self) -> tuple[Scope, ...]:
@@ -220,9 +256,8 @@ class Search:
             steps.StepError: It failed, crashed or took too long.
         """
         recipe, plan = trial.recipe, self.plan
-        artifact_dir = self.folder / "artifacts" / recipe.artifact_key
+        artifact_dir = self.artifacts / recipe.artifact_key
         if not artifact_dir.exists():
-            artifact_dir.parent.mkdir(exist_ok=True)
             try:
                 steps.prepare(
                     recipe,
@@ -246,16 +281,18 @@ class Search:
             # One stream: with several, OpenVINO compiles wrongly by chance (`engine.LOAD_ATTEMPTS`).
             default_settings(recipe, plan.target.num_cores, "latency"),
             self.folder / "samples",
-            self._outputs_file(recipe),
+            self.outputs_file(recipe),
             timeout_s=timeout_s,
         )
+        trial.outputs_file = self.outputs_file(recipe)
         trial.outputs, trial.validation = outputs[: len(plan.samples)], outputs[len(plan.samples) :]
         trial.load_ms = float(result["load_ms"])
         trial.first_look_ms = float(result["infer_ms"])
         trial.peak_memory_bytes = result["peak_memory_bytes"]
         trial.executed = result["executed"]
 
-    def _outputs_file(self, recipe: Recipe) -> Path:
+    def outputs_file(self, recipe: Recipe) -> Path:
+        """Where a candidate's outputs are kept until the race."""
         return self.folder / f"outputs-{recipe.id.replace('/', '-')}.npz"
 
     def _evaluate(self, outputs: Sequence[Outputs]) -> float:
@@ -403,7 +440,7 @@ class Search:
                     trial.artifact_dir,
                     settings,
                     self.folder / "samples",
-                    self._outputs_file(trial.recipe),
+                    trial.outputs_file,
                     batch=batch,
                 )
                 runner = Runner(name=name, job=job)

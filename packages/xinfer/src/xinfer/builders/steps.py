@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from xinfer.builders.candidates import FORMATS
 from xinfer.builders.samples import read_outputs
+from xinfer.builders.sensitivity import LayerSensitivity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,9 +45,7 @@ def prepare(
             "source": str(source),
             "samples": str(samples_dir),
             "artifact_dir": str(artifact_dir),
-            "quantised": str(
-                artifact_dir.parent / f"{recipe.quantiser}-{recipe.scope}{'-mixed' * recipe.mixed}.onnx"
-            ),
+            "quantised": str(quantised_file(recipe, artifact_dir.parent)),
             "precision": recipe.precision,
             "transformer": transformer,
             "program": None if program is None else str(program),
@@ -58,6 +57,23 @@ def prepare(
         },
         timeout_s,
     )
+
+
+def quantised_file(recipe: Recipe, artifacts: Path) -> Path:
+    """Where `prepare` leaves the quantised ONNX file, for the other runtime that reads it."""
+    return artifacts / f"{recipe.quantiser}-{recipe.scope}{'-mixed' * recipe.mixed}.onnx"
+
+
+def rank(source: Path, quantised: Path, samples_dir: Path, *, timeout_s: float) -> list[LayerSensitivity]:
+    """Ranks layers by what quantising them costs (`sensitivity.rank_layers`). Raises StepError."""
+    job = {
+        "action": "rank",
+        "source": str(source),
+        "quantised": str(quantised),
+        "samples": str(samples_dir),
+        "time_s": timeout_s / 2,
+    }
+    return [LayerSensitivity(**layer) for layer in _run(job, timeout_s)["layers"]]
 
 
 def probe(

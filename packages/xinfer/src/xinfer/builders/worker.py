@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ def main(folder: Path) -> None:
     """Does the job in `folder`."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     job = json.loads((folder / "job.json").read_bytes())
-    step = {"prepare": _prepare, "probe": _probe}[job["action"]]
+    step = {"prepare": _prepare, "probe": _probe, "rank": _rank}[job["action"]]
     try:
         result = step(job)
     except Exception as error:
@@ -213,6 +214,19 @@ def _prepare(job: dict[str, Any]) -> dict[str, Any]:
     else:
         shutil.copyfile(model, out / ort.MODEL_FILE)
     return {}
+
+
+def _rank(job: dict[str, Any]) -> dict[str, Any]:
+    """Ranks the layers of a quantised model."""
+    from xinfer.builders import sensitivity
+
+    layers = sensitivity.rank_layers(
+        Path(job["source"]),
+        Path(job["quantised"]),
+        read_samples(Path(job["samples"]), limit=MAX_RACE_SAMPLES),
+        deadline=time.monotonic() + job["time_s"],
+    )
+    return {"layers": [asdict(layer) for layer in layers]}
 
 
 def _probe(job: dict[str, Any]) -> dict[str, Any]:
