@@ -8,12 +8,20 @@ from typing import Literal
 import numpy as np
 import onnx
 import onnxruntime as ort
+import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from xinfer.backends import RuntimeSettings, get_backend
 from xinfer.builders import openvino_ir
-from xinfer.builders.quantise import CALIBRATIONS, Calibration, onnxruntime_qdq, portable_qdq, prepare
+from xinfer.builders.quantise import (
+    CALIBRATIONS,
+    Calibration,
+    nncf_on_openvino,
+    onnxruntime_qdq,
+    portable_qdq,
+    prepare,
+)
 from xinfer.builders.quantise.calibration import activation_ranges
 from xinfer.errors import CalibrationError
 
@@ -198,3 +206,33 @@ def test_recipes_refuse_when_there_are_no_samples(model: Path, tmp_path: Path) -
         portable_qdq(model, tmp_path / "q.onnx", [])
     with pytest.raises(CalibrationError):
         onnxruntime_qdq(model, tmp_path / "q.onnx", [], (), reduce_range=False)
+
+
+def test_onnxruntime_qdq_leaves_outputs_alone_when_only_inputs_are_wanted(
+    model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "q.onnx"
+    onnxruntime_qdq(model, path, CALIBRATION, (), reduce_range=False, inputs_only=True)
+    graph = onnx.load(path).graph
+    producers = {name: node.name for node in graph.node for name in node.output}
+    quantised = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    # What a convolution makes before its activation, and what nobody reads, stays as it is.
+    assert not {"conv0", "conv2"} & {producers.get(name) for name in quantised}
+    assert graph.output[0].name not in quantised
+    assert error(run_in_openvino(path, tmp_path / "ir"), run(model)) < 0.2
+
+
+def test_nncf_gives_symmetric_ranges_when_asked_to(model: Path, tmp_path: Path) -> None:
+    for symmetric in (False, True):
+        folder = tmp_path / str(symmetric)
+        nncf_on_openvino(model, folder, CALIBRATION, ["conv1"], seed=0, symmetric=symmetric)
+        ops = openvino.Core().read_model(folder / "model.xml").get_ordered_ops()
+        of_input = next(node for node in ops if node.get_type_name() == "FakeQuantize")
+        low, high = (float(of_input.input_value(index).get_node().get_data().ravel()[0]) for index in (1, 2))
+        # Of the 256 levels of a signed integer one more is negative.
+        assert (abs(low / high + 128 / 127) < 1e-3) == symmetric
+        convolutions = [node for node in ops if node.get_type_name() == "Convolution"]
+        in_float = [
+            node for node in convolutions if node.input_value(1).get_node().get_type_name() == "Constant"
+        ]
+        assert [node.get_friendly_name() for node in in_float] == ["conv1"]

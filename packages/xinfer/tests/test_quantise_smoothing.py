@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from xinfer.builders.quantise import onnxruntime_qdq, smooth
+from xinfer.builders.quantise import onnxruntime_dynamic, onnxruntime_qdq, smooth
 from xinfer.errors import CalibrationError, InputError
 
 CHANNELS = 32
@@ -173,3 +173,18 @@ def test_smooth_refuses_when_alpha_or_samples_are_missing(tmp_path: Path) -> Non
         smooth(source, tmp_path / "b.onnx", samples(), alpha=1.5)
     with pytest.raises(CalibrationError):
         smooth(source, tmp_path / "b.onnx", [])
+
+
+def test_onnxruntime_dynamic_needs_no_calibration_and_leaves_float_nodes(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.onnx", [*fused(), *tail()], weights())
+    smooth(source, tmp_path / "smooth.onnx", samples())
+    onnxruntime_dynamic(tmp_path / "smooth.onnx", tmp_path / "all.onnx", reduce_range=False)
+    onnxruntime_dynamic(tmp_path / "smooth.onnx", tmp_path / "one.onnx", ["first"], reduce_range=False)
+    expected = run(source, samples(seed=5))
+    errors = {}
+    for name, num_integers in (("all", 2), ("one", 1)):
+        path = tmp_path / f"{name}.onnx"
+        kinds = [item.data_type for item in onnx.load(path).graph.initializer if len(item.dims) == 2]
+        assert kinds.count(TensorProto.INT8) == num_integers
+        errors[name] = float(np.square(run(path, samples(seed=5)) - expected).mean() / expected.var())
+    assert errors["one"] < errors["all"] < 0.01

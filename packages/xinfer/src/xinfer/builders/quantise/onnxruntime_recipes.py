@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     Feeds = dict[str, np.ndarray]
 
-_CONVOLUTIONAL = ["Conv", "Gemm", "MatMul", "Add", "Clip", "Relu", "Concat", "AveragePool", "MaxPool"]
-_PRODUCTS = ["Conv", "Gemm", "MatMul"]
-_PORTABLE = ["Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "AveragePool", "GlobalAveragePool", "MaxPool"]
+_PRODUCTS = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
+_LAYERS = [*_PRODUCTS, "Add"]
+_CONVOLUTIONAL = [*_LAYERS, "Clip", "Relu", "Concat", "AveragePool", "GlobalAveragePool", "MaxPool"]
+_PORTABLE = [*_LAYERS, "AveragePool", "GlobalAveragePool", "MaxPool"]
 
 
 def onnxruntime_qdq(
@@ -34,6 +35,7 @@ def onnxruntime_qdq(
     reduce_range: bool,
     calibration: Calibration = "minmax",
     transformer: bool = False,
+    inputs_only: bool = False,
 ) -> None:
     """ONNX Runtime's static quantiser: U8 activations, per-channel S8 weights.
 
@@ -47,6 +49,8 @@ def onnxruntime_qdq(
             outermost 0.01 %; `entropy` minimises the divergence between the distributions.
         transformer: Only products with weights are quantised, and only their inputs: the sums that follow
             carry outliers that one range per tensor cannot hold. Best after `smooth`.
+        inputs_only: Quantise what convolutions, products and residual sums read, and nothing else: for
+            OpenVINO, which finds the rest of the pattern itself.
 
     Raises:
         CalibrationError: There are no samples.
@@ -55,6 +59,7 @@ def onnxruntime_qdq(
     Integer-Arithmetic-Only Inference" (CVPR 2018), section 2; `calibration.activation_ranges` for ranges.
     """
     quantization = require("onnxruntime.quantization", "onnxruntime")
+    operators = _PRODUCTS if transformer else _LAYERS if inputs_only else _CONVOLUTIONAL
     _quantise(
         source,
         destination,
@@ -63,11 +68,11 @@ def onnxruntime_qdq(
         activation_type=quantization.QuantType.QUInt8,
         reduce_range=reduce_range,
         calibration=calibration,
-        operators=_PRODUCTS if transformer else _CONVOLUTIONAL,
+        operators=operators,
         options={
             "ActivationSymmetric": False,
             "MatMulConstBOnly": transformer,
-            "OpTypesToExcludeOutputQuantization": _PRODUCTS if transformer else [],
+            "OpTypesToExcludeOutputQuantization": operators if transformer or inputs_only else [],
         },
     )
 
@@ -108,6 +113,38 @@ def portable_qdq(
             "OpTypesToExcludeOutputQuantization": _PORTABLE,
         },
     )
+
+
+def onnxruntime_dynamic(
+    source: Path, destination: Path, float_nodes: Sequence[str] = (), *, reduce_range: bool
+) -> None:
+    """INT8 weights and products, activations' ranges taken anew at every inference: no calibration.
+
+    For transformers on ONNX Runtime's CPU kernels, where it is as fast as static ranges; OpenVINO and
+    TensorRT do not run it. Only products with constant weights are quantised, U8 by S8, weights per channel.
+
+    Args:
+        source: The float model.
+        destination: The file to write.
+        float_nodes: Names of nodes to leave in float.
+        reduce_range: Seven-bit weights, for CPUs whose 8-bit dot product saturates (no VNNI).
+    """
+    quantization = require("onnxruntime.quantization", "onnxruntime")
+    with tempfile.TemporaryDirectory(prefix="xinfer-ort-") as folder, _quiet():
+        prepared = Path(folder) / "prepared.onnx"
+        prepare(source, prepared)
+        quantization.quantize_dynamic(
+            str(prepared),
+            str(destination),
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            reduce_range=reduce_range,
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=sorted(
+                frozenset().union(*prepared_names(source, prepared, float_nodes).values())
+            ),
+            extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
+        )
 
 
 def _quantise(
