@@ -2,10 +2,11 @@
 
     nice -n 10 .venv/bin/python benchmarks/fuzz.py --count 10000 --seed 0 --out benchmarks/results/fuzz.json
 
-Even cases are models for `xinfer.sources.OnnxReader`, odd ones engine files that are opened, unpacked, loaded.
-Each of two processes plays the caller and goes through its cases one after the other; the parent only watches. A case fails when the caller dies, is silent for `HANG_S`, raises anything but an `XInferError`, writes
-or leaves anything outside the case's own folder, or keeps memory. Case i depends on the seed and i alone:
-``--only I`` repeats one.
+Even cases are models for `xinfer.sources.OnnxReader`, odd ones engine files that are opened, unpacked
+and loaded. Each of two processes plays the caller and does its cases one after the other; the parent
+only watches. A case fails when the caller dies, is silent for `HANG_S`, raises anything but an
+`XInferError`, writes or leaves anything outside the case's own folder, or keeps memory. Case i depends
+on the seed and i alone: ``--only I`` repeats one.
 """
 
 from __future__ import annotations
@@ -395,8 +396,10 @@ def write_sound_package(path: Path, folder: Path) -> None:
         "candidates": [
             {
                 "id": "only", "backend": "onnxruntime", "settings": {},
-                "precision_requested": "fp32", "precision_executed": "fp32", "status": "selected", "reason": None,
-                "latency_ms": dict.fromkeys(("p50", "p95", "p99"), 1.0), "peak_memory_bytes": 1, **numbers,
+                "precision_requested": "fp32", "precision_executed": "fp32",
+                "status": "selected", "reason": None,
+                "latency_ms": {"p50": 1.0, "p95": 1.0, "p99": 1.0},
+                "peak_memory_bytes": 1, **numbers,
             }
         ],
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from xinfer.sources.walk import fault, node_tensors, subgraphs, title
@@ -91,15 +92,15 @@ def name_nodes(model: Any) -> None:
         if node.name and node.name not in taken:
             taken.add(node.name)
     seen: set[str] = set()
+    numbers: Counter[str] = Counter()
     for node in model.graph.node:
         if node.name and node.name not in seen:
             seen.add(node.name)
             continue
         base = node.name or node.op_type
-        number = 0
-        while f"{base}_{number}" in taken:
-            number += 1
-        node.name = f"{base}_{number}"
+        while f"{base}_{numbers[base]}" in taken:
+            numbers[base] += 1
+        node.name = f"{base}_{numbers[base]}"
         taken.add(node.name)
         seen.add(node.name)
 
