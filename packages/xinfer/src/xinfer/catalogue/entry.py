@@ -28,7 +28,11 @@ class Source:
 
     Attributes:
         sha256: Of the file itself; None where nobody could measure it yet: then it is never downloaded, only
-            taken from a folder that the user vouches for (``XINFER_WEIGHTS``). An exported file has none.
+            taken from a folder that the user vouches for (``XINFER_WEIGHTS``), or downloaded where the user
+            says so (``XINFER_ALLOW_UNPINNED=1``). An exported file has none.
+        sha256_of: ``mirror``: the digest is of a copy that was examined, what `url` serves is another export
+            of the same model; then only the copy is taken unasked.
+        file: Name under which `XINFER_WEIGHTS` is searched; None: the last part of `path` or `url`.
         note: What a person should know, for example how to export it.
     """
 
@@ -38,7 +42,9 @@ class Source:
     path: str | None = None
     url: str | None = None
     sha256: str | None = None
+    sha256_of: Literal["source", "mirror"] = "source"
     size_bytes: int | None = None
+    file: str | None = None
     note: str | None = None
 
     def __post_init__(self) -> None:
@@ -57,9 +63,19 @@ class Source:
             raise ValueError(f"sha256 must be 64 hex digits, not {self.sha256!r}")
 
     @property
+    def pinned(self) -> bool:
+        """Whether the digest of what is downloaded is known."""
+        return self.sha256 is not None and self.sha256_of == "source"
+
+    @property
+    def downloadable(self) -> bool:
+        """Whether what stands at `url` is a model that can be used as it is."""
+        return self.kind == "npm" or str(self.url).endswith((".onnx", ".json", ".txt"))
+
+    @property
     def file_name(self) -> str:
         """The file's own name."""
-        return (self.path or str(self.url)).rstrip("/").rpartition("/")[2].rpartition(":")[2]
+        return self.file or (self.path or str(self.url)).rstrip("/").rpartition("/")[2].rpartition(":")[2]
 
     def __str__(self) -> str:
         if self.kind in ("pypi", "npm"):
@@ -133,7 +149,7 @@ class Entry:
     def obtainable(self) -> bool:
         """Whether every file is pinned, so that it can be had without a person vouching for it."""
         sources = [*self.assets.values(), *([self.source] if self.source else [])]
-        return all(source.sha256 is not None or source.kind == "xtorch" for source in sources)
+        return all(source.pinned or source.kind == "xtorch" for source in sources)
 
     def task_spec(self, **changes: Any) -> TaskSpec:
         """The task spec from `spec`, with `changes` on top.

@@ -19,6 +19,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -29,7 +30,7 @@ from xinfer.package import file_digest
 ENTRY_POINT_GROUP = "xinfer.sources"
 MAX_DOWNLOAD_BYTES = 4 << 30
 _TIMEOUT_S = 60
-_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:@-]*")
+_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:@?&=-]*")
 
 
 def fetch(source: Source, folder: Path) -> Path:
@@ -53,13 +54,17 @@ def fetch(source: Source, folder: Path) -> Path:
         return found
     if source.kind == "pypi":
         return _from_distribution(source, folder)
-    if source.sha256 is None:
-        raise FetchError(
-            f"the catalogue pins no digest for {source}, so it is not downloaded",
-            value=source.url or source.package,
-            hint=f"get it yourself{f' ({source.note})' if source.note else ''}, and put {source.file_name} "
-            "into the folder that XINFER_WEIGHTS names",
-        )
+    if not source.pinned:
+        # A file without a digest may be a page, or need an export; only a person can tell.
+        if os.environ.get("XINFER_ALLOW_UNPINNED") != "1" or not source.downloadable:
+            raise FetchError(
+                f"the catalogue pins no digest for {source}, so it is not downloaded",
+                value=source.url or source.package,
+                hint=f"get it yourself{f' ({source.note})' if source.note else ''}, and put "
+                f"{source.file_name} into the folder that XINFER_WEIGHTS names"
+                + ("; or set XINFER_ALLOW_UNPINNED=1" if source.downloadable else ""),
+            )
+        source = replace(source, sha256=None)
     folder.mkdir(parents=True, exist_ok=True)
     url = _npm_url(source) if source.kind == "npm" else str(source.url)
     if source.path is None:

@@ -17,9 +17,9 @@ LANDMARKS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth 
 class FaceDetection(TaskSpec):
     """CenterNet-style maps, one place for each `stride` pixels of the network's input.
 
-    `outputs.heatmap` is [N,1,h,w], probabilities of a face's centre; `scale` [N,2,h,w] the logarithm of height
-    and width in strides; `offset` [N,2,h,w] of the centre, down and right, in strides; `landmarks` [N,10,h,w],
-    five pairs (down, right) from the box's upper left corner in heights and widths.
+    `outputs.heatmap` is [N,1,h,w], probabilities of a face's centre; `scale` [N,2,h,w] the logarithm of
+    height and width in strides; `offset` [N,2,h,w] of the centre, down and right, in strides; `landmarks`
+    [N,10,h,w], five pairs (down, right) from the box's upper left corner in heights and widths.
 
     Source: Xu et al., "CenterFace: Joint Face Detection and Alignment Using Face as Point" (2019), section 3.
     """

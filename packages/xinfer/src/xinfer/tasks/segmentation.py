@@ -28,7 +28,7 @@ class SemanticSegmentation(TaskSpec):
     def __post_init__(self) -> None:
         self.require_outputs("logits")
         require_fractions(threshold=self.threshold)
-        if len(self.labels) < 2:
-            raise ValueError(f"labels must be at least two, found {list(self.labels)}")
+        if not 2 <= len(self.labels) <= 256:
+            raise ValueError(f"labels must be 2 to 256, found {len(self.labels)}")
         if self.background is not None and self.background not in self.labels:
             raise ValueError(f"background {self.background!r} is none of the labels")

@@ -41,8 +41,9 @@ class ImageInput(InputSpec):
 
     Attributes:
         size: Height and width that the graph takes; None: any.
-        mode: How an image comes to that size: ``any``: not at all, the graph scales; ``letterbox``: scaled
-            and padded; ``stretch``: its aspect ratio is lost; ``crop``: scaled until it covers, then cut.
+        mode: How an image comes to that size (`xinfer.preproc.ImageProcessor`): ``any``: not at all, the
+            graph scales; ``letterbox``: scaled, then padded on the right and below; ``stretch``: its aspect
+            ratio is lost; ``crop``: scaled until it covers, then cut around the middle.
         pad_value: Of letterbox, 0..255.
     """
 

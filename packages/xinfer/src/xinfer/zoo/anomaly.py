@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from xinfer._extras import require
 from xinfer.engine import InferenceEngine
-from xinfer.errors import InputError, TaskSpecError
-from xinfer.preproc import decode_image
+from xinfer.errors import TaskSpecError
 from xinfer.tasks import AnomalyDetection
+from xinfer.zoo.images import read_pixels
 
 MAX_HEAT_ALPHA = 0.85
 
@@ -81,7 +80,7 @@ class AnomalyResult:
             ImageDecodeError: The image cannot be decoded.
         """
         cv2 = require("cv2", "image")
-        pixels_HW3 = _pixels(image, self.task.input.min_side)
+        pixels_HW3 = read_pixels(image, min_side=self.task.input.min_side)
         height, width = pixels_HW3.shape[:2]
         map_HW = cv2.resize(self.anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR)
         heat_HW = cv2.resize(self.heat(), (width, height), interpolation=cv2.INTER_LINEAR)
@@ -137,7 +136,7 @@ class AnomalyDetector:
             ImageDecodeError: The image cannot be decoded.
             InputError: The array is not [H,W,3] uint8.
         """
-        pixels_HW3 = _pixels(image, self.task.input.min_side)
+        pixels_HW3 = read_pixels(image, min_side=self.task.input.min_side)
         outputs = self.engine.infer({self.task.input.name: pixels_HW3[None]})
         return interpret(self.task, outputs)
 
@@ -190,24 +189,6 @@ def confidence(score: float, task: AnomalyDetection) -> float:
     if span <= 0:
         span = high - low
     return 0.5 + 0.5 * min(1.0, abs(score - task.threshold) / span)
-
-
-def _pixels(image: bytes | np.ndarray | str | os.PathLike[str], min_side: int) -> np.ndarray:
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise InputError(
-                f"pixels must be [H,W,3] uint8 RGB, given was {image.dtype} {list(image.shape)}",
-                value=list(image.shape),
-            )
-        return image
-    if isinstance(image, str | os.PathLike):
-        try:
-            image = Path(image).read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"cannot read {os.fspath(image)!r}: {error.strerror}", value=str(image)
-            ) from error
-    return decode_image(image, min_side=min_side)
 
 
 def _turbo_bgr(heat_hw: np.ndarray) -> np.ndarray:

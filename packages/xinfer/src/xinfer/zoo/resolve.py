@@ -10,7 +10,7 @@ $XINFER_HOME (default ~/.cache/xinfer)
 
 from __future__ import annotations
 
-import importlib.util
+import logging
 import os
 import re
 import sys
@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from xinfer.engine import InferenceEngine
-from xinfer.errors import CatalogueError, IncompatibleTargetError, PackageError
+from xinfer.errors import CatalogueError, HubError, IncompatibleTargetError, PackageError
 from xinfer.package import EnginePackage
 from xinfer.targets import HardwareTarget
 
 if TYPE_CHECKING:
     from xinfer.zoo.base import BuildInput, TaskRunner
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_BUDGET_S = 120.0
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -158,13 +160,16 @@ def load(entry_id: str, runner: type[TaskRunner[Any, Any]] | None = None, **opti
 
 
 def _from_hub(entry_id: str, target: HardwareTarget) -> Resolved | None:
-    """The Hub's engine, where `xinfer.hub` exists, a Hub is configured and it has one."""
-    if importlib.util.find_spec("xinfer.hub") is None:
+    """The Hub's engine, where a Hub is configured and has one; its signature is checked as any other."""
+    from xinfer.hub import find_engine
+
+    try:
+        path = find_engine(entry_id, target)
+    except HubError as error:
+        # The cache and the sources are still there.
+        logger.warning("%s: the Hub cannot be used: %s", entry_id, error.message)
         return None
-    hub = importlib.import_module("xinfer.hub")
-    find_engine = getattr(hub, "find_engine", None)
-    path = None if find_engine is None else find_engine(entry_id, target)
-    return None if path is None else Resolved(path=Path(path), origin="hub", load_options={})
+    return None if path is None else Resolved(path=path, origin="hub", load_options={})
 
 
 def _say(message: str) -> None:
