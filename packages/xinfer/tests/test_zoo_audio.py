@@ -20,6 +20,7 @@ from xinfer import InputError, TaskSpecError, parse_task
 from xinfer.preproc.sound import decode_wav, mono, resample
 from xinfer.tasks.audio import VoiceActivity
 from xinfer.zoo.audio import VoiceActivityDetector, frame, speech_segments
+from xinfer.zoo.held_out import speech_like
 
 from .zoo_engines import make_engine, save_onnx
 
@@ -322,31 +323,6 @@ def test_segments_are_those_of_the_published_algorithm(probability: list[float],
     expected = published(probability, audio_length_samples=num_samples)
     found = speech_segments(probability, spec, num_samples)
     assert [(int(s["start"]), int(s["end"])) for s in expected] == found
-
-
-def speech_like(seconds: float, *spoken: tuple[float, float]) -> np.ndarray:
-    """Vowels by formants over a falling pitch, four syllables a second, in faint noise; silence elsewhere.
-
-    Source: Klatt, "Software for a cascade/parallel formant synthesizer" (JASA 1980), in its simplest form.
-    """
-    rate, rng = 16000, np.random.default_rng(0)
-    time = np.arange(int(seconds * rate)) / rate
-    phase = np.cumsum(120 + 20 * np.sin(2 * np.pi * 0.7 * time)) / rate
-    voice = np.zeros_like(time)
-    formants = [(700, 1200, 2600), (300, 2200, 3000), (500, 900, 2400), (400, 1900, 2550)]
-    which = (time * 4).astype(int) % len(formants)
-    for harmonic in range(1, 30):
-        frequency = harmonic * 120
-        level = sum(
-            (which == index) * sum(np.exp(-(((frequency - f) / 120) ** 2)) for f in place)
-            for index, place in enumerate(formants)
-        )
-        voice += (level + 0.02) / harmonic**0.3 * np.sin(2 * np.pi * harmonic * phase)
-    voice *= np.clip(np.sin(np.pi * ((time * 4) % 1)), 0.05, 1)
-    gate = np.zeros_like(time)
-    for start, end in spoken:
-        gate[(time >= start) & (time < end)] = 1
-    return (0.15 * voice * gate + 1e-3 * rng.normal(size=time.size)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")

@@ -171,9 +171,9 @@ class VoiceActivityDetector(TaskRunner[VoiceActivity, VoiceActivityResult]):
     @classmethod
     def build_input(cls, entry: Entry, folder: Path) -> BuildInput:
         """The model as it is, measured on synthesised speech-like sound and noise."""
-        from xinfer.zoo.audio_source import build_input
+        from xinfer.zoo.held_out import sound_build_input
 
-        return build_input(entry, folder)
+        return sound_build_input(entry, folder)
 
 
 class VoiceStream:

@@ -182,9 +182,9 @@ class Forecaster(TaskRunner[Forecasting, ForecastResult]):
     @classmethod
     def build_input(cls, entry: Entry, folder: Path) -> BuildInput:
         """The model, measured on synthesised seasonal series."""
-        from xinfer.zoo.timeseries_source import build_input
+        from xinfer.zoo.held_out import series_build_input
 
-        return build_input(entry, folder)
+        return series_build_input(entry, folder)
 
 
 def prepare_series(x: Series, spec: SeriesInput) -> tuple[np.ndarray, np.ndarray, Scaled]:
