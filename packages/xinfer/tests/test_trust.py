@@ -180,8 +180,10 @@ def test_unsigned_is_refused_unless_allowed_and_a_bad_signature_always(
         "not_after = 2026-01-01",
         "schema_version = 1\n[[publishers]]\nname = 'a'\nkeys = ['-----BEGIN PUBLIC']\nmodels = ['*']",
         "not toml",
+        "a = " + "[" * 100_000,
         "\udcff",
     ],
+    ids=range(14),
 )
 def test_load_refuses_when_the_policy_is_not_in_order(
     tmp_path: Path, keys: tuple[Path, Path], content: str

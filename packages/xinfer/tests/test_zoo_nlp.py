@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from xinfer import DocumentError, InputError, PackageError, TaskSpecError, parse_task
 from xinfer.tasks.text import TextClassification
-from xinfer.zoo.nlp import Embedder, TextClassifier, classify
+from xinfer.zoo.nlp import Embedder, TextClassifier, classify, fit_temperature
 
 from .text_models import (
     WORDS,
@@ -216,6 +216,24 @@ def test_temperature_changes_confidence_and_not_the_order() -> None:
     assert soft.label == plain.label
     assert 1 / 3 < soft.confidence < plain.confidence
     assert soft.confidence == pytest.approx(np.exp(0.5) / np.exp([0.5, 0, 0.25]).sum())
+
+
+def test_fitted_temperature_is_the_one_that_the_labels_were_drawn_with() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (20_000, 4))
+    probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (probability.cumsum(axis=1) < rng.uniform(size=(len(logits), 1))).sum(axis=1)
+    for too_sure in (0.5, 1.0, 3.0):
+        assert fit_temperature(logits * too_sure, labels) == pytest.approx(too_sure, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [(np.zeros((0, 2)), np.zeros(0, int)), (np.zeros((2, 2)), [0, 2]), (np.zeros((2, 2)), [0]), ([1.0], [0])],
+)
+def test_fit_temperature_refuses_what_does_not_fit(logits: object, labels: object) -> None:
+    with pytest.raises(InputError):
+        fit_temperature(logits, labels)  # type: ignore[arg-type]
 
 
 def test_multi_label_gives_every_label_over_its_threshold() -> None:

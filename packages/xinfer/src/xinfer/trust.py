@@ -17,27 +17,21 @@ Everything that is unclear refuses: a policy or a key that cannot be read, a fil
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import fnmatch
 import hashlib
-import json
 import os
 import re
-import stat
-import tempfile
-import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from xinfer import schema, signing
+from xinfer import signing, trust_file
 from xinfer.errors import DocumentError, SignatureError
 from xinfer.manifest import Manifest
 
-MAX_POLICY_BYTES = 1 << 20
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/-]{0,99}")
 
@@ -65,7 +59,7 @@ class TrustedKey:
         """
         inline = entry.lstrip().startswith("-----BEGIN")
         try:
-            data = entry.encode() if inline else _read_private(folder / entry)
+            data = entry.encode() if inline else trust_file.read_private(folder / entry)
         except OSError as error:
             raise SignatureError(
                 f"the key {entry} cannot be read: {error.strerror}", code="signature.bad_key", value=entry
@@ -155,10 +149,10 @@ class TrustPolicy:
         if path is None and not os.path.lexists(file):
             return cls()
         try:
-            return _from_document(_parse(file, _read_private(file)), folder=file.parent)
+            return _from_document(trust_file.read(file), folder=file.parent)
         except OSError as error:
             raise _bad_policy(file, error.strerror or str(error)) from error
-        except (ValueError, DocumentError, SignatureError) as error:
+        except (ValueError, RecursionError, DocumentError, SignatureError) as error:
             raise _bad_policy(file, str(error)) from error
 
     def save(self, path: str | os.PathLike[str] | None = None) -> Path:
@@ -173,21 +167,7 @@ class TrustPolicy:
             The file.
         """
         file = default_path() if path is None else Path(path)
-        document = _to_document(self)
-        text = json.dumps(document, indent=1) + "\n" if file.suffix == ".json" else _to_toml(document)
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkstemp creates with mode 0600.
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
-            Path(temporary).replace(file)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                Path(temporary).unlink()
-            raise
+        trust_file.write(file, _to_document(self))
         return file
 
     def check(
@@ -355,7 +335,7 @@ def revoke_key(fingerprint: str, *, path: str | os.PathLike[str] | None = None) 
 def _edit(path: str | os.PathLike[str] | None, change: Callable[[TrustPolicy], TrustPolicy]) -> TrustPolicy:
     file = default_path() if path is None else Path(path)
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(file):
+    with trust_file.locked(file):
         try:
             policy = change(TrustPolicy.load(file) if os.path.lexists(file) else TrustPolicy())
         except ValueError as error:
@@ -364,65 +344,7 @@ def _edit(path: str | os.PathLike[str] | None, change: Callable[[TrustPolicy], T
     return policy
 
 
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """One editor at a time: a lost update could lose a revocation."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    with file.with_name(f".{file.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _read_private(file: Path) -> bytes:
-    """Reads a file that only its owner may write; else whoever may write it decides whom to trust."""
-    with file.open("rb") as opened:
-        status = os.fstat(opened.fileno())
-        if os.name == "posix" and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise SignatureError(
-                f"{file.name} may be written by others", code="signature.policy", value=str(file),
-                hint=f"chmod go-w {file}",
-            )  # fmt: skip
-        data = opened.read(MAX_POLICY_BYTES + 1)
-    if len(data) > MAX_POLICY_BYTES:
-        raise ValueError(f"{file.name} is too large")
-    return data
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PublisherDocument:
-    name: str
-    keys: tuple[str, ...]
-    models: tuple[str, ...]
-    not_before: str | None = None
-    not_after: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PolicyDocument:
-    schema_version: Literal[1]
-    unsigned: Literal["refuse", "allow"] = "refuse"
-    revoked: tuple[str, ...] = ()
-    publishers: tuple[_PublisherDocument, ...] = ()
-
-
-def _parse(file: Path, data: bytes) -> Any:
-    if file.suffix == ".json":
-        return schema.loads(data, where=file.name)
-    document = tomllib.loads(data.decode())
-    publishers = document.get("publishers")
-    for publisher in publishers if isinstance(publishers, list) else ():
-        for name in ("not_before", "not_after"):
-            if isinstance(publisher, dict) and isinstance(publisher.get(name), datetime):
-                publisher[name] = publisher[name].isoformat()
-    return document
-
-
-def _from_document(document: Any, *, folder: Path) -> TrustPolicy:
-    read = schema.read(_PolicyDocument, document, where="trust policy")
+def _from_document(read: trust_file.PolicyDocument, *, folder: Path) -> TrustPolicy:
     return TrustPolicy(
         unsigned=read.unsigned,
         revoked=read.revoked,
@@ -458,23 +380,6 @@ def _to_document(policy: TrustPolicy) -> dict[str, Any]:
         "revoked": list(policy.revoked),
         "publishers": publishers,
     }
-
-
-def _to_toml(document: dict[str, Any]) -> str:
-    tables = document.pop("publishers")
-    lines = [f"{name} = {_toml_value(value)}" for name, value in document.items()]
-    for table in tables:
-        lines += ["", "[[publishers]]", *(f"{name} = {_toml_value(value)}" for name, value in table.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml_value, value)) + "]"
-    if isinstance(value, str) and value.startswith("-----BEGIN"):
-        return f"'''\n{value}'''"
-    # JSON's strings and whole numbers are TOML's, apart from DEL, which JSON leaves as it is.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _bad_policy(file: Path, reason: str) -> SignatureError:
