@@ -298,8 +298,8 @@ def fit_temperature(logits_NC: np.ndarray, labels_N: np.ndarray) -> float:
     Raises:
         InputError: No samples, or labels that do not fit.
 
-    Source: Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), section 4.2; the loss is convex
-        in 1/T, so that a golden-section search finds its minimum (Kiefer, 1953).
+    Source: Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), section 4.2; the loss is
+        convex in 1/T, so that a golden-section search finds its minimum (Kiefer, 1953).
     """
     logits_NC, labels_N = np.asarray(logits_NC, np.float64), np.asarray(labels_N)
     fits = logits_NC.ndim == 2 and labels_N.shape == logits_NC.shape[:1] and labels_N.dtype.kind in "iu"
