@@ -206,7 +206,7 @@ class ImageProcessor:
                 if self.dtype == "uint8":
                     target[:] = plane
                 else:
-                    cv2.LUT(plane, self._tables_3x256[index], dst=target)
+                    cv2.LUT(plane, self.tables_3x256[index], dst=target)
                 _pad(out[index], fit, self._pad_3[index])
         else:
             target = out[top : top + h, left : left + w]
@@ -215,7 +215,7 @@ class ImageProcessor:
             if self.dtype == "uint8":
                 target[:] = used_hw3
             else:
-                cv2.LUT(used_hw3, np.ascontiguousarray(self._tables_3x256.T)[None], dst=target)
+                cv2.LUT(used_hw3, np.ascontiguousarray(self.tables_3x256.T)[None], dst=target)
             _pad(out, fit, self._pad_3)
         height, width = size
         return Geometry(
@@ -253,7 +253,7 @@ class ImageProcessor:
         return min(max(size), int(np.ceil(min(size) * factor)))
 
     @cached_property
-    def _tables_3x256(self) -> np.ndarray:
+    def tables_3x256(self) -> np.ndarray:
         """What each pixel value becomes, by channel."""
         mean_31 = np.array(self.mean or (0, 0, 0), np.float64)[:, None]
         std_31 = np.array(self.std or (1, 1, 1), np.float64)[:, None]
@@ -263,7 +263,7 @@ class ImageProcessor:
     def _pad_3(self) -> np.ndarray:
         if self.dtype == "uint8":
             return np.full(3, self.pad_value, np.uint8)
-        return self._tables_3x256[:, self.pad_value].copy()
+        return self.tables_3x256[:, self.pad_value].copy()
 
 
 _CHOICES = {
