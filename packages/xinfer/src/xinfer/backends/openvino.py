@@ -47,6 +47,7 @@ class OpenVINOModel:
         self._recompile = recompile
         self.inputs = tuple(_tensor(port) for port in compiled.inputs)
         self.outputs = tuple(_tensor(port) for port in compiled.outputs)
+        self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in self.inputs}
         self._compiled = compiled
         # Last in, first out: the request that ran last has the warmest caches.
         self._requests: queue.LifoQueue[Any] = queue.LifoQueue()
@@ -56,6 +57,7 @@ class OpenVINOModel:
             self._requests.put(compiled.create_infer_request())
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self._check(feeds)
         request = self._requests.get()
         try:
             if self._compiled is None:
@@ -66,6 +68,18 @@ class OpenVINOModel:
             raise BackendError(f"OpenVINO: {last_line(error)}") from error
         finally:
             self._requests.put(request)
+
+    def _check(self, feeds: Mapping[str, np.ndarray]) -> None:
+        # OpenVINO runs a missing input with what its memory holds, and casts another type.
+        if feeds.keys() != self._dtypes.keys():
+            raise BackendError(
+                f"the model takes {sorted(self._dtypes)}, given were {sorted(feeds)}", value=sorted(feeds)
+            )
+        for name, dtype in self._dtypes.items():
+            if feeds[name].dtype != dtype:
+                raise BackendError(
+                    f"input {name!r} is {dtype}, given was {feeds[name].dtype}", value=str(feeds[name].dtype)
+                )
 
     def executed_precision(self) -> str:
         if self._compiled is None:
@@ -80,6 +94,7 @@ class OpenVINOModel:
     def profile(self, feeds: Mapping[str, np.ndarray], *, repeats: int = 20) -> tuple[LayerProfile, ...]:
         if self._compiled is None:
             raise EngineClosedError
+        self._check(feeds)
         compiled = self._recompile({"PERF_COUNT": True})
         layers = _layers(compiled)
         request = compiled.create_infer_request()
