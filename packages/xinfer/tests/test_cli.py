@@ -53,7 +53,7 @@ def test_run_answers_one_json_line_per_image(
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     good.write_bytes(png)
     bad.write_bytes(b"x")
-    assert main(["run", str(engine_file), str(good), str(bad)]) == 3
+    assert main(["run", str(engine_file), str(good), str(bad), "--no-signature", "--json"]) == 3
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert answers[0]["verdict"] in ("ok", "defective")
     assert answers[1]["code"] == "image.unreadable"

@@ -14,7 +14,7 @@ from typing import Any
 from xinfer import catalogue, trust
 from xinfer.cli.command import UsageError
 from xinfer.engine import InferenceEngine
-from xinfer.errors import CatalogueError
+from xinfer.errors import CatalogueError, SignatureError
 from xinfer.package import EnginePackage
 from xinfer.zoo import resolve
 
@@ -77,7 +77,7 @@ def trusted(package: EnginePackage, arguments: argparse.Namespace) -> Trusted:
 
     Raises:
         UsageError: The key file does not exist.
-        SignatureError: The trust policy cannot be read.
+        SignatureError: Nothing says whom to trust (``signature.no_key``), or the policy cannot be read.
     """
     if arguments.public_key is not None:
         if not arguments.public_key.is_file():
@@ -90,6 +90,13 @@ def trusted(package: EnginePackage, arguments: argparse.Namespace) -> Trusted:
         return Trusted(state="not checked", options={"require_signature": False})
     if built_here(package):
         return Trusted(state="built here", options={"require_signature": False})
+    if not trust.default_path().exists():
+        raise SignatureError(
+            f"nothing says whose engine {package.path.name} is",
+            code="signature.no_key",
+            value=package.digest,
+            hint="give --public-key PEM, trust a publisher (xinfer trust add), or say --no-signature",
+        )
     return Trusted(state="verified" if package.signed else "unsigned", options={})
 
 

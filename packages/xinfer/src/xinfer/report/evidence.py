@@ -28,7 +28,7 @@ def baselines(receipt: Receipt, objective: str) -> Markup:
     if not best:
         return EMPTY
     winner = receipt.selected
-    rows: list[tuple[str, Candidate, float | None, float | None]] = [("the winner", winner, None, None)]
+    rows: list[tuple[str, Candidate, float | None, float | None]] = [("The winner", winner, None, None)]
     rows += [(each.against, each.candidate, each.latency, each.throughput) for each in best]
     slowest_ms = max((row.latency_ms.p50 for _, row, *_ in rows if row.latency_ms), default=0.0)
     fastest = max((row.throughput_per_s or 0.0 for _, row, *_ in rows), default=0.0)
@@ -39,7 +39,7 @@ def baselines(receipt: Receipt, objective: str) -> Markup:
         items.append(
             tag(
                 "li",
-                tag("div", tag("b", who[0].upper() + who[1:]), tag("span", row.id), class_="who"),
+                tag("div", tag("b", who), tag("span", row.id), class_="who"),
                 _measure(p50, "ms", latency, slowest_ms, kind, better="less time"),
                 _measure(row.throughput_per_s, "per s", throughput, fastest, kind, better="more"),
             )
@@ -59,7 +59,9 @@ def _measure(
 ) -> Markup:
     if value is None:
         return tag("div", tag("p", tag("span", "not measured"), class_="num"))
-    right = tag("span", f"winner {factor(gain)} as good") if gain is not None else None
+    right = None
+    if gain is not None:
+        right = tag("span", f"{factor(gain)} slower" if gain >= 1 else f"{factor(1 / gain)} faster")
     text = tag("p", tag("b", f"{number(value)} {unit}"), right, class_="num")
     title = f"{number(value)} {unit}, {better} is better"
     return tag("div", text, charts.bar(value / most if most else 0, kind=kind, title=title))

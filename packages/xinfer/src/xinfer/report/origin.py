@@ -6,7 +6,6 @@ import shlex
 
 from xinfer.builders.metrics import AGREEMENT
 from xinfer.manifest import Manifest, Receipt
-from xinfer.report.facts import mebibytes
 from xinfer.report.markup import Markup, tag
 
 SIGNATURES = {
@@ -31,7 +30,7 @@ def machine(manifest: Manifest, receipt: Receipt) -> Markup:
                 {
                     "Processor": here.cpu,
                     "Cores": here.num_cores,
-                    "Memory": mebibytes(here.memory_bytes),
+                    "Memory": f"{here.memory_bytes / 2**30:.1f} GiB",
                     "Instruction sets": ", ".join(here.isa) or "none that matters",
                     "System": here.os,
                     "Runtimes": _versions(here.runtimes),
