@@ -93,7 +93,7 @@ def test_smooth_folds_into_the_normalisation_when_it_feeds_the_layer_alone(tmp_p
     source = save(
         tmp_path / "a.onnx", [*nodes, *tail()], weights() | extra, opset=18 if norm == "fused" else 17
     )
-    done = smooth(source, tmp_path / "b.onnx", samples())
+    done = smooth(source, tmp_path / "b.onnx", samples(), alpha=0.5)
 
     np.testing.assert_allclose(
         run(tmp_path / "b.onnx", samples(seed=5)), run(source, samples(seed=5)), atol=1e-4
@@ -118,7 +118,7 @@ def test_smooth_inserts_one_multiplication_when_others_read_the_activation(tmp_p
         helper.make_node("Add", ["qk", "residual"], ["y"], "sum"),
     ]
     source = save(tmp_path / "a.onnx", nodes, weights() | {"last": np.array([-1])})
-    done = smooth(source, tmp_path / "b.onnx", samples())
+    done = smooth(source, tmp_path / "b.onnx", samples(), alpha=0.5)
 
     np.testing.assert_allclose(
         run(tmp_path / "b.onnx", samples(seed=5)), run(source, samples(seed=5)), atol=1e-4
@@ -126,7 +126,7 @@ def test_smooth_inserts_one_multiplication_when_others_read_the_activation(tmp_p
     assert [(item.layers, item.folded) for item in done] == [(("query", "key"), False)]
     names = [node.name for node in onnx.load(tmp_path / "b.onnx").graph.node]
     assert len(names) == 1 + len(nodes)
-    assert smooth(source, tmp_path / "c.onnx", samples(), min_outlier_ratio=1e9) == ()
+    assert smooth(source, tmp_path / "c.onnx", samples(), alpha=0.5, min_outlier_ratio=1e9) == ()
 
 
 def test_smooth_scales_rows_of_transposed_gemm_weights(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_smooth_scales_rows_of_transposed_gemm_weights(tmp_path: Path) -> None:
         helper.make_node("Gemm", ["r1", "w3"], ["y"], "second", transB=1),
     ]
     source = save(tmp_path / "a.onnx", nodes, constants | {"flat": np.array([-1, CHANNELS])})
-    done = smooth(source, tmp_path / "b.onnx", samples())
+    done = smooth(source, tmp_path / "b.onnx", samples(), alpha=0.5)
 
     np.testing.assert_allclose(
         run(tmp_path / "b.onnx", samples(seed=5)), run(source, samples(seed=5)), atol=1e-4
@@ -147,9 +147,10 @@ def test_smooth_scales_rows_of_transposed_gemm_weights(tmp_path: Path) -> None:
     assert [(item.layers, item.folded) for item in done] == [(("first",), False), (("second",), True)]
 
 
-def test_smooth_repairs_int8_when_channels_carry_outliers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("alpha", [0.5, None])
+def test_smooth_repairs_int8_when_channels_carry_outliers(tmp_path: Path, alpha: float | None) -> None:
     source = save(tmp_path / "a.onnx", [*fused(), *tail()], weights())
-    smooth(source, tmp_path / "smooth.onnx", samples(32))
+    smooth(source, tmp_path / "smooth.onnx", samples(32), alpha=alpha)
     expected = run(source, samples(16, seed=9))
 
     def noise(path: Path) -> float:
@@ -161,9 +162,18 @@ def test_smooth_repairs_int8_when_channels_carry_outliers(tmp_path: Path) -> Non
     assert repaired < plain / 20
 
 
+def test_smooth_leaves_flat_activations_alone_when_it_may_choose(tmp_path: Path) -> None:
+    flat = weights() | {"gamma": np.ones(CHANNELS, np.float32)}
+    flat["w1"] = np.random.default_rng(4).normal(0, 0.2, (CHANNELS, 24)).astype(np.float32)
+    source = save(tmp_path / "a.onnx", [*fused(), *tail()], flat)
+    assert "first" not in {
+        name for item in smooth(source, tmp_path / "b.onnx", samples()) for name in item.layers
+    }
+
+
 def test_smooth_leaves_layers_alone_when_told_to_skip_them(tmp_path: Path) -> None:
     source = save(tmp_path / "a.onnx", [*fused(), *tail()], weights())
-    done = smooth(source, tmp_path / "b.onnx", samples(), skip=["first"])
+    done = smooth(source, tmp_path / "b.onnx", samples(), alpha=0.5, skip=["first"])
     assert [item.layers for item in done] == [("second",)]
 
 
