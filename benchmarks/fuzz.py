@@ -28,7 +28,7 @@ import traceback
 from collections import Counter
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -210,7 +210,6 @@ class Watched:
         self.root, self.seed, self.rest = root, seed, indices
         self.current: int | None = None
         self.buffer = b""
-        self.log: IO[bytes] | None = None
         make_root(root)
         self.start()
 
@@ -260,14 +259,20 @@ class Watched:
                 line["index"], self.current = self.current, None
         return [line for line in found if "start" not in line]
 
+    def end(self) -> None:
+        """Ends the caller."""
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
     def failed(self) -> dict[str, Any] | None:
         """How the current case ended the caller, None while it has not."""
         silent = time.monotonic() - self.heard > HANG_S
         code = self.process.poll()
         if not silent and (code is None or (self.current is None and not self.rest)):
             return None
-        self.process.kill()
-        self.process.wait()
+        self.end()
         index = self.current if self.current is not None else self.rest.start
         what = f"{index}: " + ("hang" if silent else f"the caller ended with {code}")
         kind = "engine" if index % 2 else "onnx"
@@ -321,6 +326,7 @@ def fuzz(count: int, seed: int, *, limit_s: float, callers: int = 2, say: bool =
                         if one.rest:
                             one.start()
                     if not one.rest and one.process.poll() is not None:
+                        one.end()
                         watched.remove(one)
                 for line in results:
                     done += 1
@@ -336,8 +342,7 @@ def fuzz(count: int, seed: int, *, limit_s: float, callers: int = 2, say: bool =
                         print(f"{done} of {count}, {time.monotonic() - started:.0f} s", flush=True)
         finally:
             for one in watched:
-                one.process.kill()
-                one.process.wait()
+                one.end()
     return {
         "cases": done,
         "seconds": round(time.monotonic() - started, 1),

@@ -199,6 +199,7 @@ def _starts_at(answer: Any, offset: int) -> bool:
 class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if urllib.parse.urlsplit(newurl).scheme != "https":
+            fp.close()
             raise fault("insecure", "the server redirects to a place without https", value=req.host)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
