@@ -74,14 +74,14 @@ def find(entry_id: str, target: HardwareTarget | None = None) -> Resolved | None
 
 
 def build(
-    entry_id: str, runner: type[TaskRunner[Any, Any]] | None = None, *, budget_s: float = DEFAULT_BUDGET_S
+    entry_id: str, runner: type[TaskRunner[Any, Any]] | None = None, *, budget_s: float | None = None
 ) -> Resolved:
     """Builds the engine of an id for this machine, from the catalogue's source, into the cache.
 
     Args:
         entry_id: A catalogue id.
         runner: The task's class; default: the one that the entry's task has.
-        budget_s: About how long the search may take.
+        budget_s: About how long the search may take; default: `DEFAULT_BUDGET_S`.
 
     Returns:
         The engine file.
@@ -94,6 +94,7 @@ def build(
     from xinfer import catalogue
     from xinfer.zoo.registry import runner_for
 
+    budget_s = DEFAULT_BUDGET_S if budget_s is None else budget_s
     entry = catalogue.get(entry_id)
     runner = runner or runner_for(entry.task)
     target = HardwareTarget.detect()
