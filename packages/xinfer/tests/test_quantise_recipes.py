@@ -23,6 +23,7 @@ from xinfer.builders.quantise import (
     prepare,
 )
 from xinfer.builders.quantise.calibration import activation_ranges
+from xinfer.builders.sensitivity import rank_layers
 from xinfer.errors import CalibrationError
 
 CHANNELS = 8
@@ -236,3 +237,11 @@ def test_nncf_gives_symmetric_ranges_when_asked_to(model: Path, tmp_path: Path) 
             node for node in convolutions if node.input_value(1).get_node().get_type_name() == "Constant"
         ]
         assert [node.get_friendly_name() for node in in_float] == ["conv1"]
+
+
+def test_rank_layers_names_the_product_when_its_bias_was_fused_into_it(model: Path, tmp_path: Path) -> None:
+    onnxruntime_qdq(model, tmp_path / "q.onnx", CALIBRATION, (), reduce_range=False)
+    names = [layer.name for layer in rank_layers(model, tmp_path / "q.onnx", CALIBRATION)]
+    assert "classifier" in names
+    assert "bias" not in names
+    assert {"conv0", "conv1", "conv2", "add"} <= set(names)

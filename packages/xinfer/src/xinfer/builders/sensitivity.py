@@ -115,7 +115,7 @@ def rank_layers(
         # ONNX Runtime's recipes quantise the prepared graph, NNCF's the source itself.
         prepared_graph = Graph(prepared)
         quantised.refuse_control_flow()
-        wanted = source.nodes.keys() if layers is None else source.nodes.keys() & set(layers)
+        wanted = [name for name in source.nodes if layers is None or name in layers]
         names = prepared_names(float_model, prepared, wanted)
         op_types = {name: source.nodes[name].op_type for name in source.nodes}
         bases = [_Switched(prepared_graph, quantised), _Switched(source, quantised)]
@@ -156,7 +156,13 @@ class _Switched:
         Args:
             layers: Names of layers, with the nodes of the quantised graph that each became.
         """
-        owner = {node: layer for layer, nodes in layers.items() for node in nodes}
+        owner: dict[str, str] = {}
+        # A product fused with its bias is the product, which gave it its name.
+        for is_named in (True, False):
+            for name, nodes in layers.items():
+                for made in nodes:
+                    if (made == name or made.startswith(f"{name}/")) >= is_named:
+                        owner.setdefault(made, name)
         switches: dict[str, int] = {}
         for node in self.quantised.sequence:
             twin, layer = self.base.nodes.get(node.name), owner.get(node.name)

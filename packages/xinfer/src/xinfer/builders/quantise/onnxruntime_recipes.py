@@ -227,7 +227,7 @@ def prepared_names(source: Path, prepared: Path, wanted: Iterable[str]) -> dict[
     onnx = require("onnx", "build")
     before = onnx.load(str(source), load_external_data=False).graph
     after = onnx.load(str(prepared), load_external_data=False).graph
-    names = frozenset(wanted)
+    names = dict.fromkeys(wanted)
     nodes = {node.name: node for node in before.node if node.name in names}
     readers = Counter(name for node in before.node for name in set(node.input))
     constants = {tensor.name for tensor in before.initializer if readers[tensor.name] == 1}

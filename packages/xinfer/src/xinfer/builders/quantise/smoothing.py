@@ -193,8 +193,9 @@ def _best_scales(seen: _Seen, w_K: np.ndarray, weights_KN: Sequence[np.ndarray])
         return total
 
     candidates = [_scales(x_K, w_K, alpha) for alpha in _ALPHAS]
-    best = min(candidates, key=noise)
-    return best if noise(best) < _WORTHWHILE * noise(np.ones_like(x_K)) else None
+    noises = [noise(scale_K) for scale_K in candidates]
+    best = int(np.argmin(noises))
+    return candidates[best] if noises[best] < _WORTHWHILE * noise(np.ones_like(x_K)) else None
 
 
 def _rows(layer: Any, weight: np.ndarray) -> np.ndarray:
