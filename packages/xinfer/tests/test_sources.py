@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from xinfer.errors import MissingExtraError, SourceModelError
+from xinfer.package import file_digest
 from xinfer.sources import Limits, OnnxReader, read_onnx
 from xinfer.sources import onnx_source as reading
 
@@ -69,6 +70,8 @@ def test_read_gives_facts_and_one_clean_file(reader: OnnxReader, anomaly_onnx: P
     assert facts.heavy == ("conv0", "conv1", "head")
     assert source.graph.tail == {"squeeze", "score"}
     assert not facts.is_transformer
+    assert source.digest == file_digest(source.path)
+    assert source.source_digest == file_digest(anomaly_onnx)
     again = reader.read(anomaly_onnx.read_bytes(), folder=tmp_path / "again")
     assert (again.digest, again.source_digest) == (source.digest, source.source_digest)
     twice = reader.read(source.path, folder=tmp_path / "twice")

@@ -18,7 +18,8 @@ class Limits:
         max_depth: Graphs within graphs (bodies of If, Loop and Scan).
         max_name_chars: Of one name.
         inline_bytes: Weights up to this size are gathered into the file; more stay in a file beside it.
-        memory_bytes: Of the reading process; None: 4 GiB and five times the model.
+        memory_bytes: Of the reading process; None: 4 GiB and five times the model,
+            but not more than the machine has for weights outside the file.
         max_log_chars: How much of a runtime's message is kept.
     """
 

@@ -48,8 +48,8 @@ class OnnxSource:
     Attributes:
         path: The normalised ONNX file: nodes in order and uniquely named, weights inside it or, where they
             are too large for that, in ``model.onnx.data`` beside it.
-        source_digest: Content address of what was given.
-        digest: Content address of what was made of it.
+        source_digest: Content address of the file that was given, without weights beside it.
+        digest: Content address of what was made of it, weights included.
         facts: What stands in it.
         exported_program: The `torch.export` archive of the same model, where it came from torch.
     """
@@ -79,7 +79,7 @@ def read_onnx(
         path_or_bytes: The ONNX file, from anywhere; its external weights must stand in its own folder.
         folder: Where the normalised model goes; nothing is written anywhere else.
         limits: Bounds on the model.
-        timeout_s: For the whole reading.
+        timeout_s: For the whole reading; models of several GiB need more than the default.
 
     Returns:
         The model and facts about it.

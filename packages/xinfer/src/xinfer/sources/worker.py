@@ -67,6 +67,7 @@ def read_model(source: Path, out: Path, limits: Limits, *, given_as_bytes: bool)
     checks.sort_model(model)
     home = None if given_as_bytes else source
     sizes = weights.check_tensors(model, home, limits)
+    _allow_memory(sizes.external_bytes, limits)
     external = sizes.embedded_bytes + sizes.external_bytes > limits.inline_bytes
     if external:
         weights.gather_beside(model, home, out)
@@ -210,12 +211,13 @@ def _document(error: XInferError) -> dict[str, Any]:
 
 
 def _digest(folder: Path) -> str:
-    """SHA-256 of the model, and of its weights where they stand beside it."""
-    digest = hashlib.sha256()
+    """Content address of the model; with weights beside it, of both files' digests."""
+    digests = []
     for name in (MODEL_FILE, weights.EXTERNAL_FILE):
         with contextlib.suppress(FileNotFoundError), (folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return "sha256:" + digest.hexdigest()
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    both = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return f"sha256:{digests[0] if len(digests) == 1 else both}"
 
 
 def restrict(job: dict[str, Any]) -> None:
@@ -227,17 +229,38 @@ def restrict(job: dict[str, Any]) -> None:
     size = job["size_bytes"]
     memory = job["limits"]["memory_bytes"] or _BASE_MEMORY_BYTES + 5 * size
     seconds = max(1, int(job["timeout_s"]) + 1)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with contextlib.suppress(OSError, ValueError):
+        # The hard limit stays: weights outside the file, once found, allow for more.
+        resource.setrlimit(resource.RLIMIT_AS, (_below(memory, hard), hard))
     for what, value in (
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_FSIZE, 2 * size + job["limits"]["max_external_bytes"] + _WRITE_SLACK_BYTES),
     ):
         _, hard = resource.getrlimit(what)
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         # macOS refuses some of them.
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(what, (value, value))
+            resource.setrlimit(what, (_below(value, hard),) * 2)
+
+
+def _below(value: int, hard: int) -> int:
+    return value if hard < 0 else min(value, hard)
+
+
+def _allow_memory(external_bytes: int, limits: Limits) -> None:
+    """Raises the bound on memory by what weights outside the file need, up to what the machine has."""
+    if not external_bytes or limits.memory_bytes is not None:
+        return
+    with contextlib.suppress(ImportError, AttributeError, OSError, ValueError):
+        import resource
+
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if soft >= 0:
+            resource.setrlimit(
+                resource.RLIMIT_AS, (_below(soft + min(5 * external_bytes, machine), hard), hard)
+            )
 
 
 def _redirect(folder: Path) -> None:
