@@ -321,7 +321,8 @@ def versions(model: Any, rng: Generator) -> None:
         case 0:
             model.ir_version = _huge(rng)
         case 1:
-            model.opset_import[0].version = _huge(rng)
+            for entry in model.opset_import:
+                entry.version = _huge(rng)
         case 2:
             del model.opset_import[:]
         case _:
@@ -330,7 +331,7 @@ def versions(model: Any, rng: Generator) -> None:
 
 def functions(model: Any, rng: Generator) -> None:
     """Functions that call themselves, or each other so often that a few lines fill any machine."""
-    depth = int(rng.choice([1, 5, 30]))
+    depth = int(rng.choice([1, 4, 30]))
     for level in range(depth):
         inner = f"F{level + 1}" if level + 1 < depth else ("F0" if rng.random() < 0.5 else "Nowhere")
         calls = [
