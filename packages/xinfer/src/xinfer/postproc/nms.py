@@ -30,11 +30,13 @@ import numpy as np
 from xinfer.errors import InputError, MissingExtraError
 
 Implementation = Literal["auto", "numpy", "numba"]
-Greedy = Callable[[np.ndarray, np.ndarray, np.float32, int], np.ndarray]
-"""(boxes_M4, labels_M, iou_threshold, max_detections) -> positions int64 [K]; candidates best first."""
+Suppress = Callable[[np.ndarray, np.ndarray, np.ndarray, np.float32, np.float32, int], np.ndarray]
+"""(boxes_N4, scores_N, labels_N, iou_threshold, score_threshold, max_detections) -> indices int64 [K]; an
+empty labels_N means one class."""
 
 BLOCK = 256
 """Candidates compared with each other at once: a block's pairs fit the second-level cache."""
+_ONE_CLASS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +104,16 @@ def nms(
                 value=list(labels_N.shape),
             )
     _check(iou_threshold, max_detections)
-    candidates_M = np.flatnonzero(scores_N >= np.float32(score_threshold))
-    if not class_aware:
-        labels_N = None
-    kept = _keep(
-        boxes_N4[candidates_M],
-        scores_N[candidates_M],
-        None if labels_N is None else labels_N[candidates_M],
-        iou_threshold=iou_threshold,
-        max_detections=max_detections,
-        greedy=_greedy(implementation),
+    if labels_N is None or not class_aware:
+        labels_N = _ONE_CLASS
+    return _suppress(implementation)(
+        np.ascontiguousarray(boxes_N4),
+        np.ascontiguousarray(scores_N),
+        np.ascontiguousarray(labels_N, np.int64),
+        np.float32(iou_threshold),
+        np.float32(score_threshold),
+        max_detections,
     )
-    return candidates_M[kept]
 
 
 def batched_nms(
@@ -157,18 +157,18 @@ def batched_nms(
             value=list(scores_BNC.shape),
         )
     _check(iou_threshold, max_detections)
-    greedy = _greedy(implementation)
+    suppress = _suppress(implementation)
     result = []
     for boxes_N4, scores_NC in zip(boxes_BN4, scores_BNC, strict=True):
         indices_M, labels_M = _candidates(scores_NC, np.float32(score_threshold), multi_label)
         scores_M = scores_NC[indices_M, labels_M]
-        kept = _keep(
+        kept = suppress(
             boxes_N4[indices_M],
             scores_M,
-            labels_M if class_aware else None,
-            iou_threshold=iou_threshold,
-            max_detections=max_detections,
-            greedy=greedy,
+            labels_M if class_aware else _ONE_CLASS,
+            np.float32(iou_threshold),
+            np.float32(score_threshold),
+            max_detections,
         )
         result.append(Kept(indices=indices_M[kept], labels=labels_M[kept], scores=scores_M[kept]))
     return result
@@ -180,25 +180,44 @@ def warm_up() -> bool:
     Returns:
         Whether there is a compiled implementation.
     """
-    return _greedy("auto") is not greedy_numpy
+    return _suppress("auto") is not suppress_numpy
 
 
-def greedy_numpy(
+def suppress_numpy(
+    boxes_N4: np.ndarray,
+    scores_N: np.ndarray,
+    labels_N: np.ndarray,
+    iou_threshold: np.float32,
+    score_threshold: np.float32,
+    max_detections: int,
+) -> np.ndarray:
+    """The implementation in NumPy. See `Suppress`."""
+    candidates_M = np.flatnonzero(scores_N >= score_threshold)
+    candidates_M = candidates_M[_by_falling_score(scores_N[candidates_M])]
+    boxes_M4 = boxes_N4[candidates_M]
+    finite_M = np.isfinite(boxes_M4).all(axis=1) & np.isfinite(scores_N[candidates_M])
+    if not finite_M.all():
+        candidates_M, boxes_M4 = candidates_M[finite_M], boxes_M4[finite_M]
+    labels_M = labels_N[candidates_M] if len(labels_N) else np.zeros(len(candidates_M), np.int64)
+    # Areas of boxes near the end of the range overflow to infinity, in every implementation alike.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return candidates_M[_greedy(boxes_M4, labels_M, iou_threshold, max_detections)]
+
+
+def _greedy(
     boxes_M4: np.ndarray, labels_M: np.ndarray, iou_threshold: np.float32, max_detections: int
 ) -> np.ndarray:
-    """The greedy pass in NumPy; candidates best first. See `Greedy`."""
+    """Positions of those that stay, of candidates best first."""
+    # Corners and area, each in one piece of memory.
+    sides_5M = np.concatenate([boxes_M4.T, _areas(boxes_M4)[None]])
     kept: list[int] = []
-    areas_M = _areas(boxes_M4)
-    for start in range(0, len(boxes_M4), BLOCK):
-        block = slice(start, start + BLOCK)
-        boxes_m4, labels_m, areas_m = boxes_M4[block], labels_M[block], areas_M[block]
-        gone_m = np.zeros(len(boxes_m4), bool)
+    for start in range(0, len(labels_M), BLOCK):
+        sides_5m, labels_m = sides_5M[:, start : start + BLOCK], labels_M[start : start + BLOCK]
+        gone_m = np.zeros(len(labels_m), bool)
         if kept:
-            gone_Km = _over(
-                boxes_M4[kept][:, None], areas_M[kept][:, None], boxes_m4[None], areas_m[None], iou_threshold
-            )
-            gone_m = (gone_Km & (labels_M[kept][:, None] == labels_m)).any(axis=0)
-        rows = _rows_of_bits(boxes_m4, labels_m, areas_m, iou_threshold)
+            gone_Km = _over(sides_5M[:, kept, None], sides_5m[:, None], iou_threshold)
+            gone_m = (gone_Km & (labels_M[kept, None] == labels_m)).any(axis=0)
+        rows = _rows_of_bits(sides_5m, labels_m, iou_threshold)
         gone = int.from_bytes(np.packbits(gone_m, bitorder="little").tobytes(), "little")
         for position, row in enumerate(rows):
             if not gone >> position & 1:
@@ -209,29 +228,30 @@ def greedy_numpy(
     return np.array(kept, np.int64)
 
 
-def _rows_of_bits(
-    boxes_m4: np.ndarray, labels_m: np.ndarray, areas_m: np.ndarray, iou_threshold: np.float32
-) -> list[int]:
-    """Row i as a whole number whose bit j says that i, staying, suppresses the later j of its class."""
-    first_P, second_P = _pairs(labels_m)
-    over_P = _over(boxes_m4[first_P], areas_m[first_P], boxes_m4[second_P], areas_m[second_P], iou_threshold)
-    over_mm = np.zeros((len(boxes_m4), len(boxes_m4)), bool)
-    over_mm[first_P[over_P], second_P[over_P]] = True
+def _rows_of_bits(sides_5m: np.ndarray, labels_m: np.ndarray, iou_threshold: np.float32) -> list[int]:
+    """Row i as a whole number whose bit j says that i, staying, suppresses a later j of its class.
+
+    Bits of earlier j say nothing: those are decided.
+    """
+    order_m = np.argsort(labels_m, kind="stable")
+    sorted_m = labels_m[order_m]
+    # Of each element, how many of its label still follow: its group ends where the next label starts.
+    counts_m = np.searchsorted(sorted_m, sorted_m, side="right") - np.arange(len(sorted_m)) - 1
+    num_pairs = int(counts_m.sum())
+    if num_pairs * 8 > len(labels_m) ** 2:
+        # Few classes: all pairs side by side cost less than picking out those of one class.
+        over_mm = _over(sides_5m[:, :, None], sides_5m[:, None], iou_threshold)
+        over_mm &= labels_m[:, None] == labels_m
+    else:
+        first_P = np.repeat(np.arange(len(sorted_m)), counts_m)
+        steps_P = np.arange(num_pairs) - np.repeat(np.cumsum(counts_m) - counts_m, counts_m)
+        first_P, second_P = order_m[first_P], order_m[first_P + 1 + steps_P]
+        over_P = _over(sides_5m[:, first_P], sides_5m[:, second_P], iou_threshold)
+        over_mm = np.zeros((len(labels_m), len(labels_m)), bool)
+        over_mm[first_P[over_P], second_P[over_P]] = True
     packed = np.packbits(over_mm, axis=1, bitorder="little")
     width, data = packed.shape[1], packed.tobytes()
     return [int.from_bytes(data[i * width : (i + 1) * width], "little") for i in range(len(packed))]
-
-
-def _pairs(labels_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs (i, j) of one label, i before j."""
-    order_m = np.argsort(labels_m, kind="stable")
-    sorted_m = labels_m[order_m]
-    # Of each element, how many of its label still follow: its group's end is where the next label starts.
-    ends_m = np.searchsorted(sorted_m, sorted_m, side="right")
-    counts_m = ends_m - np.arange(len(sorted_m)) - 1
-    first_P = np.repeat(np.arange(len(sorted_m)), counts_m)
-    steps_P = np.arange(len(first_P)) - np.repeat(np.cumsum(counts_m) - counts_m, counts_m)
-    return order_m[first_P], order_m[first_P + 1 + steps_P]
 
 
 def _areas(boxes_M4: np.ndarray) -> np.ndarray:
@@ -242,39 +262,14 @@ def _areas(boxes_M4: np.ndarray) -> np.ndarray:
     return areas_M
 
 
-def _over(
-    a_4: np.ndarray, area_a: np.ndarray, b_4: np.ndarray, area_b: np.ndarray, iou_threshold: np.float32
-) -> np.ndarray:
-    """Whether pairs overlap above the threshold; broadcasts over the leading axes."""
+def _over(a_5: np.ndarray, b_5: np.ndarray, iou_threshold: np.float32) -> np.ndarray:
+    """Whether pairs overlap above the threshold; corners and area stand first, the other axes broadcast."""
     zero = np.float32(0)
-    width = np.maximum(np.minimum(a_4[..., 2], b_4[..., 2]) - np.maximum(a_4[..., 0], b_4[..., 0]), zero)
-    height = np.maximum(np.minimum(a_4[..., 3], b_4[..., 3]) - np.maximum(a_4[..., 1], b_4[..., 1]), zero)
-    intersection = width * height
-    over: np.ndarray = intersection > iou_threshold * (area_a + area_b - intersection)
+    width = np.maximum(np.minimum(a_5[2], b_5[2]) - np.maximum(a_5[0], b_5[0]), zero)
+    intersection = np.maximum(np.minimum(a_5[3], b_5[3]) - np.maximum(a_5[1], b_5[1]), zero)
+    intersection *= width
+    over: np.ndarray = intersection > iou_threshold * (a_5[4] + b_5[4] - intersection)
     return over
-
-
-def _keep(
-    boxes_M4: np.ndarray,
-    scores_M: np.ndarray,
-    labels_M: np.ndarray | None,
-    *,
-    iou_threshold: float,
-    max_detections: int,
-    greedy: Greedy,
-) -> np.ndarray:
-    order_M = _by_falling_score(scores_M)
-    boxes_M4 = boxes_M4[order_M]
-    finite_M = np.isfinite(boxes_M4).all(axis=1) & np.isfinite(scores_M[order_M])
-    if not finite_M.all():
-        order_M, boxes_M4 = order_M[finite_M], boxes_M4[finite_M]
-    if labels_M is None:
-        labels_M = np.zeros(len(order_M), np.int64)
-    else:
-        labels_M = labels_M[order_M].astype(np.int64, copy=False)
-    # Areas of boxes near the end of the range overflow to infinity, in every implementation alike.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return order_M[greedy(boxes_M4, labels_M, np.float32(iou_threshold), max_detections)]
 
 
 def _by_falling_score(scores_M: np.ndarray) -> np.ndarray:
@@ -312,18 +307,18 @@ def _check(iou_threshold: float, max_detections: int) -> None:
 
 
 @cache
-def _greedy(implementation: Implementation) -> Greedy:
+def _suppress(implementation: Implementation) -> Suppress:
     if implementation == "numpy":
-        return greedy_numpy
+        return suppress_numpy
     if implementation not in ("auto", "numba"):
         raise InputError(
             f"{implementation!r} is no implementation of nms", value=implementation, hint="auto, numpy, numba"
         )
     try:
-        from xinfer.postproc.nms_numba import greedy_numba
+        from xinfer.postproc.nms_numba import suppress_numba
     except (MissingExtraError, ImportError):
         # numba refuses, with a plain ImportError, NumPy versions that it does not know yet.
         if implementation == "numba":
             raise
-        return greedy_numpy
-    return greedy_numba
+        return suppress_numpy
+    return suppress_numba
