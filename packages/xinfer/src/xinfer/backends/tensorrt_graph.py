@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from xinfer._extras import require
+from xinfer.backends.base import last_line
 from xinfer.errors import BackendError
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ _FOREIGN = {
     "DynamicQuantizeLinear", "DynamicQuantizeMatMul",
 }  # fmt: skip
 """Quantised operators of other runtimes."""
+_BF16_OPSET = 22
+"""From which on ONNX's convolutions may be in bf16."""
 _COMPUTE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _FOLLOWING = {
     "Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Gelu", "Add", "Mul",
@@ -83,11 +86,17 @@ def with_half_precision(model: Any, precision: Literal["fp16", "bf16"]) -> Any:
         BackendError: The graph's types cannot be inferred.
     """
     onnx = require("onnx", "build")
+    require("onnx.version_converter", "build")
     half = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.BFLOAT16
     try:
+        if precision == "bf16" and _opset(model) < _BF16_OPSET:
+            model = onnx.version_converter.convert_version(model, _BF16_OPSET)
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise BackendError(f"the graph's types cannot be inferred: {error}", value="onnx") from error
+    except RuntimeError as error:
+        # Both of onnx's own errors are RuntimeErrors.
+        raise BackendError(
+            f"the graph's types cannot be inferred: {last_line(error)}", value="onnx"
+        ) from error
     graph = model.graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info)}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -136,6 +145,10 @@ def with_half_precision(model: Any, precision: Literal["fp16", "bf16"]) -> Any:
     # What was inferred is no longer so.
     del graph.value_info[:]
     return model
+
+
+def _opset(model: Any) -> int:
+    return next(int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx"))
 
 
 def convert_file(source: Path, target: Path, precision: Literal["fp16", "bf16"]) -> None:
