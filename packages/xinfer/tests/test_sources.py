@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from xinfer.errors import MissingExtraError, SourceModelError
 from xinfer.package import file_digest
-from xinfer.sources import Limits, OnnxReader, read_onnx
+from xinfer.sources import Limits, OnnxReader, limits, read_onnx
 from xinfer.sources import onnx_source as reading
 
 X = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 8])
@@ -424,6 +424,20 @@ def test_every_end_of_the_process_is_a_typed_error(tmp_path: Path, end: str, cod
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(SourceModelError):
         reading._result(tmp_path, end, "model.onnx", 1.0)
+
+
+def test_models_are_read_where_there_is_no_fork(
+    anomaly_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import runpy; from xinfer.sources import limits; limits.HAS_FORK = False\n"
+        "runpy.run_module('xinfer.sources.worker', run_name='__main__')"
+    )
+    monkeypatch.setattr(reading, "WORKER", ("-c", code))
+    monkeypatch.setattr(limits, "HAS_FORK", False)
+    with OnnxReader(timeout_s=60) as reader:
+        assert refuse(reader, b"nonsense", tmp_path).code == "build.source_model.malformed"
+        assert reader.read(anomaly_onnx, folder=tmp_path).facts.num_nodes == 14
 
 
 def test_files_that_are_no_files_are_refused(reader: OnnxReader, tmp_path: Path) -> None:

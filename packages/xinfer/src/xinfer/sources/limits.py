@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+
+HAS_FORK = sys.platform == "linux"
+"""Whether the reading process forks for each model. macOS can, but its own libraries do not survive it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from xinfer import schema
 from xinfer.errors import MissingExtraError, SourceModelError, XInferError
+from xinfer.sources import limits as bounds
 from xinfer.sources.facts import OnnxFacts, SourceGraph
 from xinfer.sources.limits import Limits
 from xinfer.sources.walk import PREFIX, fault
@@ -36,6 +37,7 @@ from xinfer.sources.weights import EXTERNAL_FILE, MODEL_FILE
 if TYPE_CHECKING:
     from types import TracebackType
 
+WORKER = ("-m", "xinfer.sources.worker")
 _START_S = 60.0
 """What the worker may take beyond the job itself: it imports the tools first."""
 _MAX_RESULT_BYTES = 256 << 20
@@ -185,7 +187,7 @@ class OnnxReader:
                 answer = ""
             finally:
                 timer.cancel()
-            if not answer or process.poll() is not None:
+            if not answer or process.poll() is not None or not bounds.HAS_FORK:
                 self._end()
             return answer or "lost"
         except BaseException:
@@ -197,7 +199,7 @@ class OnnxReader:
         # One thread each: worker threads would not survive the forks.
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "xinfer.sources.worker"],
+            [sys.executable, "-P", *WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -15,7 +15,6 @@ import os
 import re
 import select
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from xinfer import schema
 from xinfer._extras import require
 from xinfer.errors import MissingExtraError, SourceModelError, XInferError
 from xinfer.sources import checks, weights
+from xinfer.sources import limits as bounds
 from xinfer.sources.facts import OnnxFacts, collect_facts
 from xinfer.sources.limits import Limits
 from xinfer.sources.walk import all_graphs, fault, operator, title
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _BASE_MEMORY_BYTES = 4 << 30
 _WRITE_SLACK_BYTES = 256 << 20
-HAS_FORK = sys.platform == "linux"
 
 
 def read_model(source: Path, out: Path, limits: Limits, *, given_as_bytes: bool) -> OnnxFacts:
@@ -333,7 +332,7 @@ def main() -> None:
     for line in _lines():
         folder = Path(os.fsdecode(line))
         job = json.loads((folder / "job.json").read_bytes())
-        if HAS_FORK:
+        if bounds.HAS_FORK:
             end = _run_forked(folder, job["timeout_s"])
         else:
             _redirect(folder)
@@ -341,7 +340,7 @@ def main() -> None:
             do_job(folder)
             end = "0"
         os.write(answers, f"{end}\n".encode())
-        if not HAS_FORK:
+        if not bounds.HAS_FORK:
             return
 
 
