@@ -241,7 +241,7 @@ def decode_centerface(
     landmarks = None
     if landmarks_LHW is not None:
         parts_NL2 = np.asarray(landmarks_LHW, np.float32)[:, rows_N[kept], columns_N[kept]].T
-        parts_NL2 = parts_NL2.reshape(len(kept), -1, 2)
+        parts_NL2 = parts_NL2.reshape(len(kept), parts_NL2.shape[1] // 2, 2)
         points = parts_NL2 * size_N2[kept][:, None] + corner_N2[kept][:, None]
         landmarks = points[:, :, ::-1].astype(np.float32)
     return Peaks(
