@@ -132,11 +132,13 @@ def test_eclair_is_not_unknown_whichever_way_its_accent_is_written() -> None:
         assert tokenizer.encode_batch([text])["input_ids"][0].tolist() == expected
 
 
-# Both sides carry a Unicode table of their own age: characters that are old enough for both.
-CHARACTERS = st.one_of(
-    st.sampled_from("abcdexlir中文日é😀ß!,?'é\u0301\u200d\0\t ﬁİ"),
-    st.characters(max_codepoint=0x2FFF, exclude_categories=["Cs", "Cn", "Co"]),
-)
+# Both sides carry a Unicode table of their own age: characters that are old and have not changed since.
+OLD = [
+    char
+    for char in map(chr, range(0x3000))
+    if unicodedata.category(char) == unicodedata.ucd_3_2_0.category(char) not in ("Cn", "Co")
+]
+CHARACTERS = st.one_of(st.sampled_from("abcdexlir中文日é😀ß!,?'é\u0301\u200d\0\t ﬁİ"), st.sampled_from(OLD))
 
 
 @settings(max_examples=150, deadline=None)
@@ -157,6 +159,66 @@ def test_encode_batch_equals_the_library_on_any_text(texts: list[str], max_lengt
 @given(st.text(CHARACTERS, max_size=30))
 def test_encode_gives_the_published_word_pieces_of_any_text(text: str) -> None:
     assert Tokenizer(JSON).encode_batch([text])["input_ids"][0].tolist() == ids_of(text, VOCAB)
+
+
+PLAIN = st.one_of(
+    st.text(st.characters(min_codepoint=0x1F, max_codepoint=0x7F), max_size=40),
+    st.lists(
+        st.sampled_from([*PIECES, "[SEP]", "[sep]", "[CLS]", "helloworld", "unableable", "ABC", "_", "é"])
+    ).map(" ".join),
+)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+@settings(max_examples=150, deadline=None)
+@given(text=PLAIN, max_length=st.integers(4, 20))
+def test_the_short_way_for_plain_texts_equals_the_library(
+    lowercase: bool, text: str, max_length: int
+) -> None:
+    data = JSON if lowercase else JSON.replace(b'"lowercase":true', b'"lowercase":false')
+    assert lowercase or data != JSON
+    library = tokenizers.Tokenizer.from_str(data.decode())
+    library.enable_truncation(max_length)
+    tokenizer = Tokenizer(data, max_length=max_length)
+    assert tokenizer._ascii is not None
+    expected = library.encode(text)
+    short = tokenizer._ascii.encode(text, max_length)
+    assert short is None or short == expected.ids
+    # Only what is special goes the long way.
+    assert (short is None) <= (not text.isprintable() or not text.isascii() or "[" in text)
+    assert tokenizer.encode_batch([text])["input_ids"][0].tolist() == expected.ids
+
+
+def test_batches_of_plain_and_other_texts_keep_their_order() -> None:
+    texts = ["hello", "éclair", "world", "[SEP] a", "a b", "日"]
+    found = Tokenizer(JSON, max_length=16).encode_batch(texts)
+    library = tokenizers.Tokenizer.from_str(JSON.decode())
+    library.enable_padding(pad_id=0, pad_token="[PAD]")
+    expected = library.encode_batch(texts)
+    assert found["input_ids"].tolist() == [item.ids for item in expected]
+    assert found["attention_mask"].tolist() == [item.attention_mask for item in expected]
+
+
+def test_tokenisers_that_are_not_berts_take_the_long_way() -> None:
+    document = json.loads(JSON)
+    other_frame = {**document["post_processor"], "single": [{"Sequence": {"id": "A", "type_id": 1}}]}
+    changes = [
+        {"normalizer": None},
+        {"normalizer": {"type": "Lowercase"}},
+        {"pre_tokenizer": {"type": "Whitespace"}},
+        {"post_processor": None},
+        {"post_processor": other_frame},
+        {"model": {**document["model"], "continuing_subword_prefix": "@@"}},
+    ]
+    for change in changes:
+        data = json.dumps(document | change).encode()
+        tokenizer = Tokenizer(data, max_length=16)
+        assert tokenizer._ascii is None, change
+        library = tokenizers.Tokenizer.from_str(data.decode())
+        expected = library.encode("hello unable, world")
+        found = tokenizer.encode_batch(["hello unable, world"])
+        assert found["input_ids"][0].tolist() == expected.ids
+        assert found["token_type_ids"][0].tolist() == expected.type_ids
 
 
 @pytest.mark.parametrize("padding", ["longest", "max_length"])
@@ -335,3 +397,8 @@ def test_minilm_gives_the_published_word_pieces() -> None:
         ids = found["input_ids"][row][found["attention_mask"][row] == 1]
         assert ids.tolist() == ids_of(text, vocab)
     assert vocab["[UNK]"] not in tokenizer.encode_batch(["éclair"])["input_ids"]
+    plain = (
+        "Isn't tokenisation (of plain ASCII) 3.5x faster_now? #yes @you & co.; antidisestablishmentarianism"
+    )
+    assert tokenizer._ascii is not None
+    assert tokenizer._ascii.encode(plain, None) == ids_of(plain, vocab)

@@ -20,6 +20,10 @@ import numpy as np
 
 from xinfer._extras import require
 from xinfer.errors import DocumentError, InputError
+from xinfer.preproc.wordpiece import AsciiWordPiece
+
+_Row = tuple[list[int], list[int] | int]
+"""Token numbers and their segments, or the one segment of all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +97,7 @@ class Tokenizer:
         self._pad_type = int(pads.get("pad_type_id", 0))
         self._pad_id = int(pads["pad_id"]) if pads else self._find_pad_id()
         self._configure(self._tokenizer, stride=0, strategy="longest_first")
+        self._ascii = AsciiWordPiece.from_json(self._data)
         self._windowed = lru_cache(maxsize=8)(self._make_windowed)
 
     @classmethod
@@ -128,8 +133,18 @@ class Tokenizer:
             InputError: No texts, something that is no text, or as many firsts as seconds are missing.
         """
         inputs = _inputs(texts, pairs)
-        # The fast form leaves out offsets.
-        return self._arrays(self._encode(self._tokenizer.encode_batch_fast, inputs))
+        rows: list[_Row | None] = [None] * len(inputs)
+        if self._ascii is not None and pairs is None:
+            for index, text in enumerate(texts):
+                ids = self._ascii.encode(text, self.max_length)
+                rows[index] = None if ids is None else (ids, 0)
+        left = [index for index, row in enumerate(rows) if row is None]
+        if left:
+            # The fast form leaves out offsets.
+            encode = self._tokenizer.encode_batch_fast
+            for index, found in zip(left, self._encode(encode, [inputs[i] for i in left]), strict=True):
+                rows[index] = (found.ids, found.type_ids)
+        return self._arrays([row for row in rows if row is not None])
 
     def encode_windows(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, stride: int = 0
@@ -167,7 +182,7 @@ class Tokenizer:
         found = self._encode(tokenizer.encode_batch, inputs)
         windows = [(index, part) for index, whole in enumerate(found) for part in (whole, *whole.overflowing)]
         encodings = [part for _, part in windows]
-        feeds = self._arrays(encodings)
+        feeds = self._arrays([(part.ids, part.type_ids) for part in encodings])
         shape = feeds["input_ids"].shape
         offsets_WT2 = np.zeros((*shape, 2), np.int64)
         sequence_WT, words_WT = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
@@ -189,17 +204,16 @@ class Tokenizer:
         """Token numbers as text, special tokens left out."""
         return str(self._tokenizer.decode([int(number) for number in ids], skip_special_tokens=True))
 
-    def _arrays(self, encodings: list[Any]) -> dict[str, np.ndarray]:
-        ids = [encoding.ids for encoding in encodings]
-        length = self._length(max(map(len, ids)))
-        ids_BT = np.full((len(ids), length), self._pad_id, np.int64)
-        mask_BT = np.zeros((len(ids), length), np.int64)
-        types_BT = np.full((len(ids), length), self._pad_type, np.int64)
-        for row, (numbers, encoding) in enumerate(zip(ids, encodings, strict=True)):
-            where = self._where(len(numbers), length)
-            ids_BT[row, where] = numbers
+    def _arrays(self, rows: list[_Row]) -> dict[str, np.ndarray]:
+        length = self._length(max(len(ids) for ids, _ in rows))
+        ids_BT = np.full((len(rows), length), self._pad_id, np.int64)
+        mask_BT = np.zeros((len(rows), length), np.int64)
+        types_BT = np.full((len(rows), length), self._pad_type, np.int64)
+        for row, (ids, types) in enumerate(rows):
+            where = self._where(len(ids), length)
+            ids_BT[row, where] = ids
             mask_BT[row, where] = 1
-            types_BT[row, where] = encoding.type_ids
+            types_BT[row, where] = types
         return {"input_ids": ids_BT, "attention_mask": mask_BT, "token_type_ids": types_BT}
 
     def _length(self, longest: int) -> int:
