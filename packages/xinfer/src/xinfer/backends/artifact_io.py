@@ -57,7 +57,7 @@ class ArtifactIO:
     Attributes:
         inputs, outputs: In the order of the compiled function.
         device: What it runs on.
-        target: CPU instruction sets (``avx512f``) or an SM (``sm_90``) that its code uses.
+        target: CPU instruction sets (``avx512f``) and SM (``sm_90``) that its code uses.
         layers: Precision of each compute layer of the compiled graph, in order.
         runtime: Version of the compiler.
     """

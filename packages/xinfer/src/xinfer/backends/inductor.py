@@ -183,7 +183,7 @@ def _check_target(io: ArtifactIO, settings: RuntimeSettings) -> None:
             value=settings.device,
         )
     here = HardwareTarget.detect()
-    has = here.isa if io.device == "cpu" else tuple(gpu.arch for gpu in here.gpus)
+    has = (*here.isa, *(gpu.arch for gpu in here.gpus))
     missing = [flag for flag in io.target if flag not in has]
     if missing:
         raise BackendError(

@@ -75,16 +75,17 @@ def compile_exported(
         # They pay from the second model on, cost 15 s and stay behind.
         "aot_inductor.precompile_headers": False,
     }
+    # The code that calls a GPU's kernels is the CPU's.
+    level, target = _cpu_level()
+    configs |= level
     with warnings.catch_warnings(), torch.no_grad():
         # torch's own deprecations, seen in copies of its own trees.
         warnings.simplefilter("ignore")
         if device != "cpu":
             program = require("torch.export.passes", "inductor").move_to_device_pass(program, device)
-            target: tuple[str, ...] = ("sm_{}{}".format(*torch.cuda.get_device_capability()),)
+            target = ("sm_{}{}".format(*torch.cuda.get_device_capability()), *target)
         else:
             configs["cpp.enable_kernel_profile"] = True
-            level, target = _cpu_level()
-            configs |= level
         inputs, outputs = _ports(program, input_names, output_names)
         try:
             if precision != "fp32":
