@@ -34,7 +34,7 @@ from xinfer.zoo import (
     runner_for,
 )
 from xinfer.zoo.images import image_feeds, sample_images
-from xinfer.zoo.ocr import cut, reading_order, upright
+from xinfer.zoo.ocr import cut, reading_order, squeeze, upright
 from xinfer.zoo.pose import peaks
 
 from .conftest import encode, make_image
@@ -413,6 +413,13 @@ def test_cut_straightens_and_lays_down() -> None:
     assert crop.mean() > 150
     tall = np.array([[5, 5], [10, 5], [10, 30], [5, 30]], np.float32)
     assert cut(image, tall).shape == (5, 25, 3)
+
+
+def test_squeeze_shortens_only_what_is_too_long() -> None:
+    line = make_image(0, (60, 10))
+    assert squeeze(line, (48, 192)).shape == (10, 40, 3)
+    np.testing.assert_array_equal(squeeze(line, (10, 80)), line)
+    np.testing.assert_array_equal(squeeze(line, None), line)
 
 
 def test_upright_orders_corners_however_they_come() -> None:

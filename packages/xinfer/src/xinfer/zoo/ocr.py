@@ -266,7 +266,8 @@ class OcrReader:
         found = self.detector.predict(pixels_HW3)
         crops = [cut(pixels_HW3, outline) for outline in found.outlines]
         if self.orientation is not None:
-            turned = self.orientation.predict_batch(crops)
+            size = self.orientation.task.input.size
+            turned = self.orientation.predict_batch([squeeze(crop, size) for crop in crops])
             crops = [
                 crop[::-1, ::-1] if said.label == "180" and said.probability > UPSIDE_DOWN else crop
                 for crop, said in zip(crops, turned, strict=True)
@@ -322,6 +323,19 @@ def cut(image_HW3: np.ndarray, outline_42: np.ndarray) -> np.ndarray:
         image_HW3, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )
     return np.rot90(crop) if height >= TALL * width else crop
+
+
+def squeeze(line_HW3: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """A line that is longer than the network's shape, squeezed to it; others as they are.
+
+    PP-OCR's orientation classifier was trained so (its `resize_norm_img`).
+    """
+    height, width = line_HW3.shape[:2]
+    longest = width if size is None else max(1, round(height * size[1] / size[0]))
+    if width <= longest:
+        return np.ascontiguousarray(line_HW3)
+    squeezed: np.ndarray = require("cv2", "image").resize(np.ascontiguousarray(line_HW3), (longest, height))
+    return squeezed
 
 
 def upright(corners_42: np.ndarray) -> np.ndarray:
