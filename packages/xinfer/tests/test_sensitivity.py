@@ -140,6 +140,47 @@ def test_rank_layers_sees_repaired_layers_when_the_recipe_smoothed_them(model: P
     assert ranking[0].sqnr_db > 10, "weights and activations of a layer are scaled alike"
 
 
+def test_mixed_precision_repairs_masked_attention_when_a_softmax_reads_what_a_sum_quantised(
+    tmp_path: Path,
+) -> None:
+    """Scores plus a mask of -10,000: one scale for both leaves nothing of the scores."""
+    rng = np.random.default_rng(3)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["scores"], "scores"),
+        helper.make_node("Sub", ["x", "one"], ["empty"], "empty"),
+        helper.make_node("Clip", ["empty", "lowest", "highest"], ["mask"], "clip"),
+        helper.make_node("Mul", ["scores", "temperature"], ["scaled"], "scaled"),
+        helper.make_node("Add", ["scaled", "mask"], ["masked"], "masked"),
+        helper.make_node("Softmax", ["masked"], ["weights"], "softmax", axis=-1),
+        helper.make_node("MatMul", ["weights", "v"], ["y"], "values"),
+    ]
+    constants = {
+        "w": dense(rng, CHANNELS, CHANNELS), "v": dense(rng, CHANNELS, CHANNELS),
+        "one": np.full(CHANNELS, 10_000, np.float32) * (np.arange(CHANNELS) % 4 == 0),
+        "temperature": np.float32(3), "lowest": np.float32(-10_000), "highest": np.float32(0),
+    }  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "attention",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", CHANNELS])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", CHANNELS])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    source = tmp_path / "attention.onnx"
+    onnx.save(onnx.shape_inference.infer_shapes(proto), source)
+    plain = quantise(source, tmp_path / "plain.onnx")
+    assert agreement(plain, source) < 0.9
+    ranking = rank_layers(source, plain, CALIBRATION)
+    assert ranking[0].name == "masked"
+    result = mixed_precision(
+        lambda nodes: quantise(source, tmp_path / f"{len(nodes)}.onnx", nodes),
+        lambda path: agreement(path, source) > 0.99,
+        ranking,
+    )
+    assert result.float_nodes is not None
+
+
 def test_rank_layers_puts_layers_last_when_the_deadline_has_passed(model: Path, tmp_path: Path) -> None:
     path = quantise(model, tmp_path / "all.onnx")
     ranking = rank_layers(model, path, CALIBRATION, deadline=time.monotonic() - 1)

@@ -23,7 +23,7 @@ import numpy as np
 
 from xinfer._extras import require
 from xinfer.builders.quantise.onnx_graph import Graph
-from xinfer.builders.quantise.onnxruntime_recipes import prepare, prepared_names
+from xinfer.builders.quantise.onnxruntime_recipes import QUANTISED_OPERATORS, prepare, prepared_names
 from xinfer.errors import CalibrationError, InputError
 
 if TYPE_CHECKING:
@@ -165,13 +165,13 @@ class _Switched:
                         owner.setdefault(made, name)
         switches: dict[str, int] = {}
         for node in self.quantised.sequence:
-            twin, layer = self.base.nodes.get(node.name), owner.get(node.name)
-            if twin is None or layer is None:
+            twin = self.base.nodes.get(node.name)
+            if twin is None:
                 continue
-            noisy = self._noisy_inputs(node, twin)
-            if noisy:
-                switch = switches.setdefault(layer, len(switches))
-                for index, tensor in noisy.items():
+            for index, tensor in self._noisy_inputs(node, twin).items():
+                layer = self._layer(twin, index, owner)
+                if layer is not None:
+                    switch = switches.setdefault(layer, len(switches))
                     twin.input[index] = self._mix(twin, index, tensor, switch)
         make, kind = self._onnx.helper.make_tensor_value_info, self._onnx.TensorProto.FLOAT
         self.base.graph.input.append(make(_SWITCHES, kind, [max(1, len(switches))]))
@@ -179,6 +179,14 @@ class _Switched:
             item for node in self.base.sequence for item in (*self._insert.get(node.name, ()), node)
         ]
         return list(switches)
+
+    def _layer(self, twin: Any, index: int, owner: Mapping[str, str]) -> str | None:
+        """The layer that must be float for an input to be."""
+        if twin.op_type in QUANTISED_OPERATORS:
+            return owner.get(twin.name)
+        # No recipe quantises a softmax or a normalisation: what they read was quantised as a layer's output.
+        producer = self.base.producers.get(twin.input[index])
+        return None if producer is None else owner.get(producer.name)
 
     def _noisy_inputs(self, node: Any, twin: Any) -> dict[int, str]:
         """The layer's inputs as the recipe quantises them, by their place."""

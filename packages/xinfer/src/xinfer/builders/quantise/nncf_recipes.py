@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     Feeds = dict[str, np.ndarray]
 
 
+_SMOOTH_ALPHA = 0.8
+"""Closer to float than NNCF's 0.95 on MiniLM (worst cosine 0.996, not 0.993), at the same speed."""
+
+
 def nncf_on_onnx(
     source: Path,
     destination: Path,
@@ -103,4 +107,7 @@ def _nncf(
         preset=nncf.QuantizationPreset.PERFORMANCE if symmetric else nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER if transformer else None,
         ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTH_ALPHA)
+        ),
     )

@@ -24,6 +24,8 @@ _PRODUCTS = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
 _LAYERS = [*_PRODUCTS, "Add"]
 _CONVOLUTIONAL = [*_LAYERS, "Clip", "Relu", "Concat", "AveragePool", "GlobalAveragePool", "MaxPool"]
 _PORTABLE = [*_LAYERS, "AveragePool", "GlobalAveragePool", "MaxPool"]
+QUANTISED_OPERATORS = frozenset({*_CONVOLUTIONAL, "Mul", "Sub"})
+"""What any recipe quantises, NNCF's included; the readers of their outputs may be others."""
 
 
 def onnxruntime_qdq(
