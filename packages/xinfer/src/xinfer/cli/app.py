@@ -7,9 +7,12 @@ with a code and a hint; 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from xinfer.cli import build, convert, doctor, keys, measure, packages, store, verify, zoo
 from xinfer.cli.command import Command, UsageError, did_you_mean
@@ -43,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(UsageError(f"there is no command {given[0]!r}", value=given[0], hint=hint))
     arguments = parser().parse_args(given)
     try:
-        return COMMANDS[arguments.command].run(arguments)
+        with _ended_as_interrupted():
+            return COMMANDS[arguments.command].run(arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -56,6 +60,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(XInferError(f"{where}{error.strerror or error}", code="os.error"))
+
+
+@contextlib.contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Lets SIGTERM end a command as Ctrl-C does, so that temporary files go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parser() -> argparse.ArgumentParser:

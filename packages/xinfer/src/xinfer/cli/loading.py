@@ -16,6 +16,7 @@ from xinfer.cli.command import UsageError
 from xinfer.engine import InferenceEngine
 from xinfer.errors import CatalogueError, SignatureError
 from xinfer.package import EnginePackage
+from xinfer.targets import HardwareTarget
 from xinfer.zoo import resolve
 
 
@@ -100,12 +101,31 @@ def trusted(package: EnginePackage, arguments: argparse.Namespace) -> Trusted:
     return Trusted(state="verified" if package.signed else "unsigned", options={})
 
 
+def recorded_settings(package: EnginePackage) -> dict[str, Any]:
+    """Streams and threads as the engine was measured, on a machine with as many cores; else the defaults."""
+    recorded = package.manifest.recipe.settings.get("runtime")
+    if (
+        not isinstance(recorded, dict)
+        or package.receipt.machine.num_cores != HardwareTarget.detect().num_cores
+    ):
+        return {}
+    names = ("num_streams", "num_threads")
+    return {name: recorded[name] for name in names if isinstance(recorded.get(name), int)}
+
+
 def load_engine(arguments: argparse.Namespace, **options: Any) -> tuple[InferenceEngine, str]:
     """Loads the engine that ``file`` and the trust options name, and says why it is trusted.
+
+    Args:
+        arguments: Of the command.
+        options: For `InferenceEngine.load`; None means as the engine was measured.
 
     Raises:
         XInferError: Whatever opening, checking or loading raises.
     """
     package = EnginePackage.open(engine_file(str(arguments.file)))
     reason = trusted(package, arguments)
+    options = recorded_settings(package) | {
+        name: value for name, value in options.items() if value is not None
+    }
     return InferenceEngine.load(package, **reason.options, **options), reason.state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,6 +65,7 @@ class _Model:
     tensors: tuple[Tensor, ...]
     shapes: tuple[Mapping[str, tuple[int, ...]], ...]
     """What random inputs look like."""
+    profiles: Mapping[str, ShapeProfile] = field(default_factory=dict)
     task: TaskSpec | None
     licences: tuple[str, ...] = ()
     samples: tuple[Feeds, ...] = ()
@@ -109,6 +110,8 @@ def make_plan(arguments: argparse.Namespace, scratch: Path) -> Plan:
         builder = builder.with_task(model.task, labels)
     elif labels is not None:
         raise UsageError("--labels are part of a task", hint="give --task task.json too")
+    if model.profiles:
+        builder = builder.with_shapes(model.profiles)
     if model.assets:
         builder = builder.with_assets(model.assets)
     builder = builder.with_precision(*_precisions(arguments))
@@ -186,26 +189,17 @@ def _from_source(text: str, arguments: argparse.Namespace, scratch: Path) -> _Mo
     source = read_onnx(path, folder=scratch / "source")
     tensors = source_tensors(source.facts.inputs)
     profiles = _profiles(arguments, tensors)
-    # The builder copies one file, so weights that stand beside it must come inside first.
-    onnx = source.path if source.facts.external else path
-    fixed = {name: profile.opt for name, profile in profiles.items() if profile.is_fixed}
-    free = {tensor.name for tensor in tensors if -1 in tensor.shape}
-    if fixed.keys() & free:
-        onnx = _fix_shapes(source.path, fixed, scratch)
-        tensors = tuple(
-            Tensor(name=each.name, dtype=each.dtype, shape=fixed.get(each.name, each.shape))
-            for each in tensors
-        )
     name = (
         path.stem
         if path.suffix == ".onnx" and ":" not in text
         else text.rpartition(":")[2].rpartition("/")[2]
     )
     return _Model(
-        onnx=onnx,
+        onnx=path,
         name=name or "model",
         tensors=tensors,
         shapes=random_shapes(tensors, profiles),
+        profiles=profiles,
         task=None if arguments.task is None else parse_task(arguments.task),
         default_output=Path(f"{name or 'model'}.engine"),
     )
@@ -263,16 +257,6 @@ def _default(tensor: Tensor) -> tuple[int, ...]:
         size if size > 0 else 1 if axis == 0 else FREE_IMAGE_SIDE if axis in sides else -1
         for axis, size in enumerate(tensor.shape)
     )
-
-
-def _fix_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]], scratch: Path) -> Path:
-    from xinfer._extras import require
-    from xinfer.sources.shapes import apply_static
-
-    onnx = require("onnx", "build")
-    destination = scratch / "static.onnx"
-    onnx.save(apply_static(onnx.load(str(path)), shapes), str(destination))
-    return destination
 
 
 def _held_out(

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from xinfer.cli import output
 from xinfer.cli.command import Command, UsageError, add_json, duration_s
-from xinfer.cli.loading import add_trust_options, engine_file, trusted
-from xinfer.cli.measure import repeats_for
+from xinfer.cli.loading import add_trust_options, engine_file, recorded_settings, trusted
+from xinfer.cli.measure import batched, repeats_for
 from xinfer.cli.samples import Tensor, image_files, read_samples
 from xinfer.engine import InferenceEngine
 from xinfer.errors import IncompatibleTargetError, VerificationError
 from xinfer.package import EnginePackage, file_digest
+from xinfer.targets import masking
 from xinfer.tasks import AnomalyDetection
 from xinfer.verify import anomaly_evaluator, check_golden
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 SLOW = 1.5
 """Times slower than the receipt says: worth a warning."""
-MAX_ISA = "XINFER_MAX_ISA"
-"""Environment variable that caps the instruction sets that are detected and used."""
-
 OK, DEFECTIVE = "ok", "defective"
 
 
@@ -85,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     reason = trusted(package, arguments)
     document: dict[str, object] = {"engine": package.manifest.identity.name, "digest": package.digest}
     try:
-        engine = InferenceEngine.load(package, **reason.options)
+        engine = InferenceEngine.load(package, **reason.options, **recorded_settings(package))
     except IncompatibleTargetError as error:
         # Here this is an answer, not an accident.
         if arguments.json:
@@ -96,14 +94,19 @@ def run(arguments: argparse.Namespace) -> int:
         executed, recorded = engine.executed_precision(), engine.manifest.precision.executed
         accuracy = None if arguments.data is None else _accuracy(engine, arguments)
         repeats = repeats_for(engine, engine.golden.inputs, arguments.seconds, 5)
-        measured = engine.benchmark(repeats=repeats)
+        measured = loaded = engine.benchmark(repeats=repeats)
+        batch = package.receipt.protocol.batch
+        if batch > 1:
+            # The receipt's throughput is that of batches; its latency is of single samples.
+            feeds = batched(engine, batch)
+            loaded = engine.benchmark(feeds, repeats=max(3, repeats // batch))
     row = package.receipt.selected
     latency = row.latency_ms
     speed = [
         ("p50 ms", measured.latency_ms.p50, latency.p50 if latency else None),
         ("p99 ms", measured.latency_ms.p99, latency.p99 if latency else None),
-        ("per s", measured.throughput_per_s, row.throughput_per_s),
-        ("CPU ms", measured.cpu_ms_per_item, row.cpu_ms_per_item),
+        ("per s", loaded.throughput_per_s * batch, row.throughput_per_s),
+        ("CPU ms", loaded.cpu_ms_per_item / batch, row.cpu_ms_per_item),
     ]
     slower = _slower(speed)
     problems = []
@@ -209,7 +212,9 @@ def _again_with_isa(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         print(f"as a CPU with no more than {arguments.isa}:", flush=True)
     sys.stdout.flush()
-    return subprocess.run(command, env={**os.environ, MAX_ISA: arguments.isa}, check=False).returncode
+    return subprocess.run(
+        command, env={**os.environ, masking.VARIABLE: arguments.isa}, check=False
+    ).returncode
 
 
 def _accuracy(engine: InferenceEngine, arguments: argparse.Namespace) -> AccuracyHere:

@@ -8,9 +8,9 @@ from xinfer.manifest import Histogram, Latency
 from xinfer.report.facts import number
 from xinfer.report.markup import EMPTY, Markup, join, tag
 
-HEIGHT = 180
+HEIGHT = 200
 AXIS = 26
-LABELS = 40
+LABELS = 54
 
 
 def bar(share: float, *, kind: str = "", title: str | None = None) -> Markup:
@@ -117,14 +117,14 @@ def histogram(values: Histogram, latency: Latency | None) -> Markup:
 
 
 def _percentile_marks(latency: Latency, low: float, high: float, across: object) -> list[Markup]:
-    """Lines at the percentiles. Labels stand at two heights, so that close ones do not overlap."""
+    """Lines at the percentiles. Labels stand at three heights, so that close ones do not overlap."""
     assert callable(across)
     marks = []
     for row, (name, value) in enumerate((("p50", latency.p50), ("p95", latency.p95), ("p99", latency.p99))):
         shown = min(max(value, low), high)
         place = across(shown)
         anchor, shift = ("end", -5) if place > 60 else ("start", 5)
-        y = 12 + 14 * (row % 2) if row else 12
+        y = 12 + 14 * row
         marks.append(
             tag(
                 "line",

@@ -14,7 +14,7 @@ MAX_LAYERS = 15
 
 STATUS = {
     "selected": ("win", "chosen"),
-    "ok": ("good", "in time, right"),
+    "ok": ("good", "within budget"),
     "over_budget": ("bad", "over budget"),
     "failed": ("bad", "failed"),
     "dropped": ("", "dropped"),
@@ -39,7 +39,12 @@ def baselines(receipt: Receipt, objective: str) -> Markup:
         items.append(
             tag(
                 "li",
-                tag("div", tag("b", who), tag("span", row.id), class_="who"),
+                tag(
+                    "div",
+                    tag("b", who if who.startswith("fp32") else who.capitalize()),
+                    tag("span", row.id),
+                    class_="who",
+                ),
                 _measure(p50, "ms", latency, slowest_ms, kind, better="less time"),
                 _measure(row.throughput_per_s, "per s", throughput, fastest, kind, better="more"),
             )
@@ -223,7 +228,8 @@ def layers(receipt: Receipt) -> Markup:
     for layer in receipt.layers:
         by_precision[layer.precision] += layer.share  # type: ignore[assignment]
         by_type[layer.type] += layer.share  # type: ignore[assignment]
-    shown = receipt.layers[:MAX_LAYERS]
+    ranked = sorted(receipt.layers, key=lambda layer: layer.share, reverse=True)
+    shown = ranked[:MAX_LAYERS]
     most = max(layer.share for layer in shown) or 1.0
     colours = {name: f"c{index % 6}" for index, (name, _) in enumerate(by_precision.most_common())}
     items = [
@@ -235,12 +241,12 @@ def layers(receipt: Receipt) -> Markup:
         )
         for layer in shown
     ]
-    rest = sum(layer.share for layer in receipt.layers[MAX_LAYERS:])
+    rest = sum(layer.share for layer in ranked[MAX_LAYERS:])
     return tag(
         "section",
         tag("h2", "Where the time goes"),
-        tag("p", f"The {len(receipt.layers)} costliest layers of the compiled engine, profiled one by one. "
-            "What executes them is read back from the runtime."),
+        tag("p", f"{len(receipt.layers)} layers of the compiled engine, profiled one by one, the costliest "
+            "first. What executes them is read back from the runtime."),
         tag(
             "div",
             tag("div", tag("h3", "By precision"), _spread(by_precision), class_="card"),

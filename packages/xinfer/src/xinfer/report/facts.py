@@ -24,10 +24,10 @@ class Speedup:
     def __str__(self) -> str:
         parts = [
             f"{value:.2f}x {what}"
-            for value, what in ((self.throughput, "throughput"), (self.latency, "latency"))
+            for value, what in ((self.throughput, "under load"), (self.latency, "one by one"))
             if value is not None
         ]
-        return f"{' and '.join(parts)} of {self.candidate.id} ({self.against})"
+        return f"{' and '.join(parts)} the speed of {self.candidate.id} ({self.against})"
 
 
 def speedups(receipt: Receipt, *, objective: str = "throughput") -> tuple[Speedup, ...]:
@@ -58,8 +58,8 @@ def speedups(receipt: Receipt, *, objective: str = "throughput") -> tuple[Speedu
         if row.backend == winner.backend and row.precision_requested == "fp32":
             add(row, "fp32 on the same backend")
     if others:
-        add(others[0], "the fastest other candidate")
-        add(others[-1], "the slowest candidate")
+        add(others[0], "fastest other candidate")
+        add(others[-1], "slowest candidate")
     return tuple(found.values())
 
 

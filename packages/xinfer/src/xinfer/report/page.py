@@ -19,6 +19,10 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """Even if something slipped through the escaping, a browser would neither run nor fetch it."""
 
 
+EQUAL = 0.03
+"""Speeds that differ less are called the same."""
+
+
 def write_report(
     package: EnginePackage, path: str | os.PathLike[str], *, signature: str | None = None
 ) -> None:
@@ -132,13 +136,15 @@ def headline(manifest: Manifest, receipt: Receipt) -> str:
     best = speedups(receipt, objective=objective)
     gain = next((each for each in best if each.against.startswith("fp32")), None)
     value = None if gain is None else gain.by(objective)
-    right = (
-        " and still right" if receipt.accuracy and receipt.accuracy.drop <= receipt.accuracy.budget else ""
-    )
+    right = ""
+    if receipt.accuracy and receipt.accuracy.drop <= receipt.accuracy.budget:
+        # Without a data set nobody knows what is right, only what the source model says.
+        measured = manifest.source.dataset_digest is not None
+        right = ", and still right" if measured else ", and true to its source"
     if value is not None and value >= 1.05:
         return f"{factor(value)} faster than fp32 on the same runtime{right}"
     if winner.precision_requested == "fp32":
-        return f"fp32 on {winner.backend}: the fastest engine that is still right"
+        return f"fp32 on {winner.backend}: the fastest engine within the accuracy budget"
     return f"{winner.precision_executed or winner.precision_requested} on {winner.backend}{right}"
 
 
@@ -153,7 +159,8 @@ def _lede(manifest: Manifest, receipt: Receipt, best: tuple[Speedup, ...]) -> li
     for each in beaten:
         value = each.by(objective)
         if value is not None:
-            told.append(join(f"{factor(value)} the speed of {each.against} (", each.candidate.id, ")"))
+            about = f"{factor(value)} the speed" if abs(value - 1) >= EQUAL else "about the speed"
+            told.append(join(f"{about} of the {each.against} (", each.candidate.id, ")"))
     if told:
         parts += ["It has ", told[0], *(join(" and ", each) for each in told[1:]), ". "]
     if accuracy:
