@@ -59,7 +59,8 @@ def test_compressed_text_is_cocos() -> None:
     "rle",
     [{"size": [2, 2], "counts": [3]}, {"size": [2, 2], "counts": [5, -1]}, {"size": [2, 2], "counts": "o"},
      {"size": [2, 2], "counts": "\x7f"}, {"size": [2, 2], "counts": "oooooooooooooooooo0"}, {"counts": [4]},
-     {"size": [2, 2], "counts": [10**15]}, {"size": [2], "counts": [2]}],
+     {"size": [2, 2], "counts": [10**15]}, {"size": [2], "counts": [2]}, {"size": [2, 2.0], "counts": [4]},
+     {"size": [2**30, 2**30], "counts": [2**60]}, {"size": [-2, -2], "counts": [4]}],
 )  # fmt: skip
 def test_damaged_run_lengths_are_refused(rle: dict) -> None:
     with pytest.raises(InputError):

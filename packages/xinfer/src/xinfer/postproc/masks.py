@@ -13,6 +13,7 @@ import numpy as np
 from xinfer._extras import require
 from xinfer.errors import InputError
 from xinfer.preproc.geometry import Geometry
+from xinfer.preproc.image import MAX_SIDE
 
 
 def class_map(
@@ -195,8 +196,12 @@ def decode_rle(rle: dict[str, Any]) -> np.ndarray:
         raise InputError("run lengths have 'size' [H, W] and 'counts'", value=rle) from error
     if isinstance(counts, str | bytes):
         counts = _unpack(counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts)
+    if not all(isinstance(number, int) and number >= 0 for number in (height, width, *counts)):
+        raise InputError("size and run lengths must be whole numbers", value=rle["size"])
     # Compared before anything is allocated: damaged counts may name any length.
-    if any(count < 0 for count in counts) or sum(counts) != height * width:
+    if height * width > MAX_SIDE**2:
+        raise InputError(f"a mask of {height}x{width} is too large", value=(height, width))
+    if sum(counts) != height * width:
         raise InputError(f"the runs sum to {sum(counts)}, not to {height}x{width}", value=sum(counts))
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape(height, width, order="F")

@@ -79,7 +79,7 @@ class AsciiWordPiece:
         return cls(
             vocab,
             unknown=vocab[model["unk_token"]],
-            max_word_length=model["max_input_chars_per_word"],
+            max_word_length=model.get("max_input_chars_per_word", 100),
             lowercase=bool(normalizer.get("lowercase")),
             before=frame[0],
             after=frame[1],
