@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,11 @@ from xinfer.zoo.base import Outputs
 from xinfer.zoo.images import Image, VisionRunner, read_pixels
 
 TOP = 5
-_ACTIVATIONS = {"softmax": softmax, "sigmoid": sigmoid, "none": np.asarray}
+_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "softmax": softmax,
+    "sigmoid": sigmoid,
+    "none": np.asarray,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
