@@ -245,3 +245,15 @@ def test_rank_layers_names_the_product_when_its_bias_was_fused_into_it(model: Pa
     assert "classifier" in names
     assert "bias" not in names
     assert {"conv0", "conv1", "conv2", "add"} <= set(names)
+
+
+def test_recipes_raise_the_opset_when_it_has_no_scales_per_channel(model: Path, tmp_path: Path) -> None:
+    old = onnx.load(model)
+    # None of its operators changed in between.
+    old.opset_import[0].version = 11
+    onnx.save(old, tmp_path / "old.onnx")
+    for name, recipe, options in (("a", onnxruntime_qdq, {"reduce_range": False}), ("b", portable_qdq, {})):
+        path = tmp_path / f"{name}.onnx"
+        recipe(tmp_path / "old.onnx", path, CALIBRATION, (), **options)
+        onnx.checker.check_model(str(path), full_check=True)
+        assert error(run(path), run(model)) < 0.2

@@ -11,6 +11,7 @@ import numpy as np
 
 from xinfer._extras import require
 from xinfer.builders import openvino_ir
+from xinfer.builders.quantise.onnx_graph import load_for_quantisation
 from xinfer.errors import CalibrationError
 
 if TYPE_CHECKING:
@@ -55,7 +56,12 @@ def nncf_on_onnx(
     onnx = require("onnx", "build")
     ignored = sorted(float_nodes)
     model = _nncf(
-        onnx.load(str(source)), samples, ignored, seed=seed, transformer=transformer, symmetric=symmetric
+        load_for_quantisation(source),
+        samples,
+        ignored,
+        seed=seed,
+        transformer=transformer,
+        symmetric=symmetric,
     )
     onnx.save(model, str(destination))
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     Feeds = dict[str, np.ndarray]
 
+QUANTISED_OPSET = 13
+"""The first in which QuantizeLinear and DequantizeLinear have an axis."""
+
 
 class Graph:
     """An ONNX model with its constants and edges at hand; edits keep the indices right.
@@ -128,6 +131,28 @@ class Graph:
                 name = f"{name}_{number}"
             node.name = name
             taken.add(name)
+
+
+def load_for_quantisation(path: Path) -> Any:
+    """Reads a model; older ones are raised to the operator set that has one scale per channel.
+
+    Raises:
+        SourceModelError: An older model cannot be converted.
+    """
+    onnx = require("onnx", "build")
+    model = onnx.load(str(path))
+    version = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    if version >= QUANTISED_OPSET:
+        return model
+    try:
+        return require("onnx.version_converter", "build").convert_version(model, QUANTISED_OPSET)
+    except Exception as error:
+        # The converter's C++ exceptions share no class of their own.
+        raise SourceModelError(
+            f"the model is of opset {version} and cannot be converted: {str(error).splitlines()[0]}",
+            value=path.name,
+            hint=f"export with opset {QUANTISED_OPSET} or later",
+        ) from error
 
 
 def _replace(field: Any, items: Iterable[Any]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from xinfer._extras import require
 from xinfer.builders.quantise.calibration import Calibration, activation_ranges
+from xinfer.builders.quantise.onnx_graph import load_for_quantisation
 from xinfer.errors import CalibrationError
 
 if TYPE_CHECKING:
@@ -212,7 +213,11 @@ def prepare(source: Path, destination: Path) -> None:
         destination: The file to write: standard ONNX, same inputs and outputs.
     """
     preprocess = require("onnxruntime.quantization.shape_inference", "onnxruntime")
-    preprocess.quant_pre_process(str(source), str(destination), skip_symbolic_shape=True)
+    onnx = require("onnx", "build")
+    with tempfile.TemporaryDirectory(prefix="xinfer-opset-") as folder:
+        raised = Path(folder) / "model.onnx"
+        onnx.save(load_for_quantisation(source), str(raised))
+        preprocess.quant_pre_process(str(raised), str(destination), skip_symbolic_shape=True)
 
 
 def prepared_names(source: Path, prepared: Path, wanted: Iterable[str]) -> dict[str, frozenset[str]]:
