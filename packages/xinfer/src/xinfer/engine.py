@@ -364,7 +364,8 @@ class InferenceEngine:
                     f"input {name!r} has shape {list(spec.shape)} (-1 is free), given {list(array.shape)}",
                     value=list(array.shape),
                 )
-            checked[name] = np.ascontiguousarray(array)
+            # Not ascontiguousarray alone: it gives a single number an axis.
+            checked[name] = array if array.flags.c_contiguous else np.ascontiguousarray(array)
         return checked
 
 

@@ -48,6 +48,7 @@ class OpenVINOModel:
         self.inputs = tuple(_tensor(port) for port in compiled.inputs)
         self.outputs = tuple(_tensor(port) for port in compiled.outputs)
         self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in self.inputs}
+        self._tensor = require("openvino", "openvino").Tensor
         self._compiled = compiled
         # Last in, first out: the request that ran last has the warmest caches.
         self._requests: queue.LifoQueue[Any] = queue.LifoQueue()
@@ -62,8 +63,17 @@ class OpenVINOModel:
         try:
             if self._compiled is None:
                 raise EngineClosedError
-            results = request.infer(dict(feeds), share_inputs=True)
-            return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
+            # Tensors by index instead of a dict through OpenVINO's dispatcher: some 20 us less per inference.
+            for index, name in enumerate(self._dtypes):
+                array = feeds[name] if feeds[name].flags.c_contiguous else np.ascontiguousarray(feeds[name])
+                # OpenVINO shares only memory that it could write to.
+                request.set_input_tensor(index, self._tensor(array, shared_memory=array.flags.writeable))
+            request.infer(share_outputs=True)
+            # Copied: the request's next inference writes into the same memory.
+            return {
+                spec.name: request.get_output_tensor(index).data.copy()
+                for index, spec in enumerate(self.outputs)
+            }
         except RuntimeError as error:
             raise BackendError(f"OpenVINO: {last_line(error)}") from error
         finally:
