@@ -52,7 +52,7 @@ def main() -> None:
     document = json.loads(options.out.read_text()) if options.out.is_file() else {"entries": {}}
     for entry_id in chosen:
         entry = catalogue.get(entry_id)
-        if entry.parts or not entry.obtainable:
+        if entry.parts:
             continue
         print(f"{entry_id} ...", flush=True)
         started = time.perf_counter()

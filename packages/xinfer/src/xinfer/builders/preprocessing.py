@@ -121,11 +121,15 @@ def wrap(
     if head is not None:
         edit.append_yolox(head, spec)
     try:
-        onnx.save(_inferred(onnx, model), str(destination))
+        wrapped = _inferred(onnx, model).SerializeToString()
     except Exception as error:
         # onnx's errors share no base class.
         raise SourceModelError(f"the model cannot be wrapped: {error}", value=str(source)) from error
-    return Path(destination)
+    # Whole or not at all: another process may be reading an earlier one.
+    target = Path(destination)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.write_bytes(wrapped)
+    return temporary.replace(target)
 
 
 def _modern(onnx: Any, model: Any) -> Any:

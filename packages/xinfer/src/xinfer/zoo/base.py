@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
@@ -132,22 +132,15 @@ class TaskRunner(ABC, Generic[SpecT, ResultT]):
 
     def predict_batch(self, xs: Iterable[Any]) -> list[ResultT]:
         """The results for many inputs, in order; as many at once as the engine has streams."""
-        waiting: deque[tuple[Any, Any]] = deque()
-        results: list[ResultT] = []
+        contexts: deque[Any] = deque()
 
-        def finish() -> None:
-            future, context = waiting.popleft()
-            results.append(self.interpret(future.result(), context))
+        def feeds() -> Iterator[Feeds]:
+            for x in xs:
+                prepared, context = self.prepare(x)
+                contexts.append(context)
+                yield prepared
 
-        for x in xs:
-            feeds, context = self.prepare(x)
-            waiting.append((self.engine.infer_async(feeds), context))
-            # Bounded, so that a million inputs do not stand in memory at once.
-            if len(waiting) > 2 * self.engine.settings.num_streams:
-                finish()
-        while waiting:
-            finish()
-        return results
+        return [self.interpret(outputs, contexts.popleft()) for outputs in self.engine.infer_many(feeds())]
 
     def close(self) -> None:
         """Closes the engine."""
