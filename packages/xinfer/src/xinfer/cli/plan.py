@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -189,6 +189,8 @@ def _from_source(text: str, arguments: argparse.Namespace, scratch: Path) -> _Mo
     source = read_onnx(path, folder=scratch / "source")
     tensors = source_tensors(source.facts.inputs)
     profiles = _profiles(arguments, tensors)
+    fixed = {name: profile.opt for name, profile in profiles.items() if profile.is_fixed}
+    tensors = tuple(replace(each, shape=fixed.get(each.name, each.shape)) for each in tensors)
     name = (
         path.stem
         if path.suffix == ".onnx" and ":" not in text
