@@ -12,8 +12,11 @@ import numpy as np
 
 from xinfer._extras import require
 from xinfer.errors import InputError
-from xinfer.preproc.geometry import Geometry
+from xinfer.preproc.geometry import Geometry, interpolate
 from xinfer.preproc.image import MAX_SIDE
+
+ROWS = 16
+"""Of the image at once when classes are compared."""
 
 
 def class_map(
@@ -41,18 +44,20 @@ def class_map(
         raise InputError(
             f"logits must be [C,h,w], not {list(logits_Chw.shape)}", value=list(logits_Chw.shape)
         )
-    # One class at a time: all at the image's size would need gigabytes for a photograph.
-    best_HW = geometry.masks_to_original(logits_Chw[0], outside=np.nan)
-    unseen_HW = np.isnan(best_HW)
-    if len(logits_Chw) == 1:
-        result_HW = (best_HW >= threshold).astype(np.int64)
-    else:
-        result_HW = np.zeros(best_HW.shape, np.int64)
-        for index in range(1, len(logits_Chw)):
-            scores_HW = geometry.masks_to_original(logits_Chw[index], outside=np.nan)
-            better_HW = scores_HW > best_HW
-            result_HW[better_HW] = index
-            np.copyto(best_HW, scores_HW, where=better_HW)
+    num_classes, h, w = logits_Chw.shape
+    y_H, x_W, unseen_HW = geometry.mask_positions((h, w))
+    columns_ChW = interpolate(logits_Chw.astype(np.float32), x_W, axis=-1)
+    result_HW = np.zeros(unseen_HW.shape, np.int64)
+    # A few rows at a time stay in the cache through all classes; a whole photograph would take gigabytes.
+    for start in range(0, len(y_H), ROWS):
+        rows = slice(start, start + ROWS)
+        best_rW = interpolate(columns_ChW[0], y_H[rows], axis=-2)
+        if num_classes == 1:
+            result_HW[rows] = best_rW >= threshold
+        for index in range(1, num_classes):
+            scores_rW = interpolate(columns_ChW[index], y_H[rows], axis=-2)
+            np.copyto(result_HW[rows], index, where=scores_rW > best_rW)
+            np.maximum(best_rW, scores_rW, out=best_rW)
     result_HW[unseen_HW] = outside
     return result_HW
 

@@ -92,23 +92,32 @@ class Geometry:
         if interpolation not in ("linear", "nearest"):
             raise InputError(f"{interpolation!r} is neither 'linear' nor 'nearest'", value=interpolation)
         h, w = masks_Nhw.shape[-2:]
-        # The centre of each original pixel, in the model's input: 0..height and 0..width.
-        y_H = (np.arange(self.original_height) + 0.5) * self.scale_y + self.offset_y
-        x_W = (np.arange(self.original_width) + 0.5) * self.scale_x + self.offset_x
-        unseen_HW = ((y_H < 0) | (y_H > self.height))[:, None] | ((x_W < 0) | (x_W > self.width))
-        y_H, x_W = y_H * h / self.height, x_W * w / self.width
+        y_H, x_W, unseen_HW = self.mask_positions((h, w))
         if interpolation == "nearest":
             rows_H = np.floor(y_H).astype(int).clip(0, h - 1)
             columns_W = np.floor(x_W).astype(int).clip(0, w - 1)
             result = masks_Nhw[..., rows_H[:, None], columns_W]
         else:
-            result = _linear(_linear(masks_Nhw.astype(np.float32), y_H, axis=-2), x_W, axis=-1)
+            # Columns first: picking them out is the slow part, and there are few rows yet.
+            result = interpolate(interpolate(masks_Nhw.astype(np.float32), x_W, axis=-1), y_H, axis=-2)
         if unseen_HW.any():
             result[..., unseen_HW] = outside
         return result
 
+    def mask_positions(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where the centres of the original's pixels lie in a mask of this height and width over the input.
 
-def _linear(values: np.ndarray, positions: np.ndarray, *, axis: int) -> np.ndarray:
+        Returns:
+            y [H] and x [W], in the mask's pixels; and bool [H,W], which pixels the model did not see.
+        """
+        # In the model's input first: 0..height and 0..width.
+        y_H = (np.arange(self.original_height) + 0.5) * self.scale_y + self.offset_y
+        x_W = (np.arange(self.original_width) + 0.5) * self.scale_x + self.offset_x
+        unseen_HW = ((y_H < 0) | (y_H > self.height))[:, None] | ((x_W < 0) | (x_W > self.width))
+        return y_H * size[0] / self.height, x_W * size[1] / self.width, unseen_HW
+
+
+def interpolate(values: np.ndarray, positions: np.ndarray, *, axis: int) -> np.ndarray:
     """Values between the centres of pixels along an axis; beyond the outer centres the edge is repeated."""
     size = values.shape[axis]
     positions = (positions - 0.5).clip(0, size - 1)
@@ -118,5 +127,7 @@ def _linear(values: np.ndarray, positions: np.ndarray, *, axis: int) -> np.ndarr
         share = share[:, None]
     first = values.take(low, axis=axis)
     second = values.take(np.minimum(low + 1, size - 1), axis=axis)
-    result: np.ndarray = first + (second - first) * share
-    return result
+    second -= first
+    second *= share
+    second += first
+    return second
