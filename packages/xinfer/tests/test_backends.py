@@ -398,6 +398,27 @@ def test_onnxruntime_optimises_again_when_its_kept_graph_is_damaged(
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_onnxruntime_keeps_models_apart_when_only_their_weights_differ(tmp_path: Path) -> None:
+    answers = []
+    for scale in (1.0, 2.0):
+        folder = tmp_path / str(scale)
+        folder.mkdir()
+        save_onnx(tmp_path / "model.onnx")
+        model = onnx.load(str(tmp_path / "model.onnx"))
+        weight = next(tensor for tensor in model.graph.initializer if tensor.name == "weight")
+        weight.CopyFrom(numpy_helper.from_array(WEIGHT * scale, "weight"))
+        onnx.save(
+            model,
+            str(folder / "model.onnx"),
+            save_as_external_data=True,
+            location="weights",
+            size_threshold=0,
+        )
+        loaded = get_backend("onnxruntime").load(folder, settings(), cache_dir=tmp_path / "cache")
+        answers.append(loaded.infer(feeds(0))["linear"])
+    assert not np.array_equal(*answers)
+
+
 def test_settings_of_old_documents_are_read() -> None:
     old = {"num_threads": 2, "num_streams": 1, "float_precision": "bf16"}
     read = RuntimeSettings.from_json(old)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from xinfer import BackendError, HardwareTarget
-from xinfer.backends import RuntimeSettings, get_backend
+from xinfer.backends import RuntimeSettings, get_backend, required_target
 from xinfer.backends.artifact_io import ArtifactIO, Dim, Port
 
 HERE = HardwareTarget.detect()
@@ -43,6 +43,12 @@ def test_io_is_read_as_it_was_written(tmp_path: Path) -> None:
     IO.save(tmp_path)
     assert ArtifactIO.load(tmp_path) == IO
     assert IO.outputs[0].spec.shape == (-1, 4)
+
+
+def test_what_compiled_code_needs_is_told_to_the_manifest(tmp_path: Path) -> None:
+    replace(IO, target=("avx2", "avx512f")).save(tmp_path)
+    assert required_target("inductor", tmp_path) == ("avx2", "avx512f")
+    assert required_target("openvino", tmp_path) == ()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b'{"schema_version": 2}', None])
@@ -179,6 +185,23 @@ def test_names_that_do_not_fit_the_program_are_refused(
     with pytest.raises(BackendError, match="1 inputs and 1 outputs"):
         compile_exported(program, tmp_path, output_names=["a", "b"])
     assert "program" not in compiled
+
+
+def test_a_package_is_loaded_once_per_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pytest.importorskip("torch._inductor.package", reason="the backend inductor needs torch")
+    loads = []
+    monkeypatch.setattr(package, "load_package", lambda path, num_runners: loads.append(path) or object())
+    monkeypatch.setattr("xinfer.backends.inductor._LOADED", {})
+    settings = RuntimeSettings(num_threads=1, num_streams=1)
+    for name in ("first", "moved"):
+        (tmp_path / name).mkdir()
+        IO.save(tmp_path / name)
+        (tmp_path / name / "model.pt2").write_bytes(b"same")
+        get_backend("inductor").load(tmp_path / name, settings).close()
+    assert len(loads) == 1
+    (tmp_path / "moved" / "model.pt2").write_bytes(b"other")
+    get_backend("inductor").load(tmp_path / "moved", settings)
+    assert len(loads) == 2
 
 
 def test_io_json_is_canonical(tmp_path: Path) -> None:

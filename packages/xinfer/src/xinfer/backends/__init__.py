@@ -1,7 +1,7 @@
 """Runtimes that execute engines, each in a module of its own that is imported when it is needed."""
 
 from xinfer.backends.base import Backend, CompiledModel, LayerProfile, RuntimeSettings
-from xinfer.backends.registry import BACKENDS, BackendInfo, check_settings, get_backend
+from xinfer.backends.registry import BACKENDS, BackendInfo, check_settings, get_backend, required_target
 
 __all__ = [
     "BACKENDS",
@@ -12,4 +12,5 @@ __all__ = [
     "RuntimeSettings",
     "check_settings",
     "get_backend",
+    "required_target",
 ]

@@ -10,6 +10,7 @@ throughput collapses). So at most `num_streams` inferences run at once, each wit
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from collections import Counter, defaultdict
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKEND", "MODEL_FILE", "InductorBackend", "InductorModel", "compile_exported"]
 
+_LOADED: dict[tuple[str, int], Any] = {}
+"""Digest of a package and number of runners -> its model. The library of a package stays mapped as long as the
+process lives, whoever lets go of it (torch 2.13), so loading it again would take its memory again."""
+_LOADED_LOCK = threading.Lock()
 _PROFILE_WARMUP = 3
 _KINDS = (
     ("convolution", "Convolution"),
@@ -161,15 +166,25 @@ class InductorBackend:
         check_settings(self.name, device=settings.device, precision=settings.float_precision)
         io = ArtifactIO.load(artifact_dir)
         require("torch", "inductor")
-        package = require("torch._inductor.package", "inductor")
         _check_target(io, settings)
         try:
-            compiled = package.load_package(str(artifact_dir / MODEL_FILE), num_runners=settings.num_streams)
+            compiled = _compiled(artifact_dir / MODEL_FILE, settings.num_streams)
         except (RuntimeError, OSError, ValueError, KeyError) as error:
             raise BackendError(
                 f"AOTInductor cannot load the model: {last_line(error)}", value=MODEL_FILE
             ) from error
         return InductorModel(compiled, io, settings)
+
+
+def _compiled(path: Path, num_runners: int) -> Any:
+    """The package's model; the same one for the same content."""
+    with path.open("rb") as file:
+        key = (hashlib.file_digest(file, "sha256").hexdigest(), num_runners)
+    with _LOADED_LOCK:
+        if key not in _LOADED:
+            package = require("torch._inductor.package", "inductor")
+            _LOADED[key] = package.load_package(str(path), num_runners=num_runners)
+        return _LOADED[key]
 
 
 def _check_target(io: ArtifactIO, settings: RuntimeSettings) -> None:

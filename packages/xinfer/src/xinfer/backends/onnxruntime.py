@@ -170,9 +170,10 @@ def _cache_key(path: Path, settings: RuntimeSettings) -> str:
     """What the optimised graph depends on: the model, the release, the settings, the CPU's instructions."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        # Weights may lie in files beside the graph.
+        for part in sorted(file for file in path.parent.iterdir() if file.is_file()):
+            with part.open("rb") as file:
+                digest.update(part.name.encode() + hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
         raise BackendError(f"ONNX Runtime cannot load the model: {error}", value=path.name) from error
     here = HardwareTarget.detect()

@@ -11,6 +11,7 @@ from xinfer.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from xinfer.backends.base import Backend, Device
 
@@ -166,3 +167,23 @@ def check_settings(name: str, *, device: Device, precision: str) -> None:
         value=f"{device}/{precision}",
         hint=f"{' or '.join(others)} can" if others else None,
     )
+
+
+def required_target(name: str, artifact_dir: Path) -> tuple[str, ...]:
+    """What an artifact's own code needs: CPU instruction sets and an SM; nothing where it has no code.
+
+    Args:
+        name: The backend.
+        artifact_dir: Its artifact.
+
+    Returns:
+        Flags of `ISA_FLAGS` for the manifest's `compatibility.isa`, and ``sm_..`` for GPU code.
+
+    Raises:
+        BackendError: The artifact's `io.json` cannot be used.
+    """
+    if not BACKENDS[name].needs_target:
+        return ()
+    from xinfer.backends.artifact_io import ArtifactIO
+
+    return ArtifactIO.load(artifact_dir).target
