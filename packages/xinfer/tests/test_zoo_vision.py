@@ -252,6 +252,10 @@ def test_segmenter_splits_at_the_threshold_when_there_is_one_channel(make: Make,
     assert not strict.mask.any()
     lenient = Segmenter(make({**document, "threshold": 0.0}, {"logits": logits})).predict(image)
     assert lenient.mask.all()
+    sure = {"logits": (logits + 1) / 2}  # 0 and 1
+    ready = Segmenter(make({**document, "values": "probabilities", "threshold": 0.7}, sure)).predict(image)
+    np.testing.assert_array_equal(ready.mask[:, :20], 1)
+    assert ready.mask[0, -1] == 0
 
 
 # --- pose

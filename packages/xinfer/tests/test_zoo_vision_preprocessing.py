@@ -177,6 +177,19 @@ def test_the_yolox_head_decodes_as_the_reference_does(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["scores"], scores, rtol=1e-5, atol=1e-6)
 
 
+def test_wrap_keeps_one_output_when_told(tmp_path: Path) -> None:
+    source = save(
+        tmp_path / "net.onnx",
+        [helper.make_node("Neg", ["x"], ["1959"], "a"), helper.make_node("Abs", ["x"], ["1960"], "b")],
+        inputs={"x": [1, 3, 2, 2]},
+        outputs={"1959": [1, 3, 2, 2], "1960": [1, 3, 2, 2]},
+    )
+    wrapped = wrap(source, tmp_path / "w.onnx", Preprocessing(size=(2, 2)), only_output="saliency")
+    found = run(wrapped, image=np.full((1, 2, 2, 3), 7, np.uint8))
+    assert list(found) == ["saliency"]
+    assert (found["saliency"] == -7).all()
+
+
 def test_wrap_refuses_models_that_are_no_image_networks(tmp_path: Path) -> None:
     spec, out = Preprocessing(size=(4, 4)), tmp_path / "w.onnx"
     with pytest.raises(SourceModelError, match="2 axes"):

@@ -71,6 +71,7 @@ def wrap(
     input_name: str = "image",
     batch: int | str | None = None,
     outputs: Mapping[str, str] | None = None,
+    only_output: str | None = None,
     head: YoloxHead | None = None,
 ) -> Path:
     """Writes a model that takes uint8 RGB images [N,H,W,3].
@@ -84,6 +85,7 @@ def wrap(
         input_name: Name of the new input.
         batch: Size or name of the new first axis; None: as the source declares it.
         outputs: New names, by the source's names; others keep theirs.
+        only_output: New name of the first output; further ones (of training, mostly) are dropped.
         head: A tail to put behind the only output.
 
     Returns:
@@ -107,6 +109,9 @@ def wrap(
     first = batch if batch is not None else (dims[0].dim_value or dims[0].dim_param or "N")
     edit = _Edit(onnx, graph)
     network_input = edit.free(inputs[0].name, input_name)
+    if only_output is not None:
+        del graph.output[1:]
+        edit.rename_output(graph.output[0].name, only_output)
     for name, new in (outputs or {}).items():
         edit.rename_output(name, new)
     height, width = spec.size if spec.size is not None and spec.resize == "outside" else (0, 0)

@@ -15,12 +15,14 @@ class SemanticSegmentation(TaskSpec):
     """`outputs.logits` is [N,C,h,w]; with C = 1 there are two labels and `threshold` tells them apart.
 
     Attributes:
+        values: Whether `outputs.logits` holds logits, or probabilities already.
         threshold: With one channel: from this probability on a pixel is `labels[1]`.
         background: The label that is not drawn; None: all are.
     """
 
     task: Literal["semantic-segmentation"] = "semantic-segmentation"
     input: ImageInput
+    values: Literal["logits", "probabilities"] = "logits"
     threshold: float = 0.5
     background: str | None = None
     metric: str = "mean_iou"

@@ -174,5 +174,6 @@ class VisionRunner(TaskRunner[SpecT, ResultT], Generic[SpecT, ResultT]):
             input_name=task.input.name,
             batch=entry.settings.get("batch"),
             outputs=entry.settings.get("outputs"),
+            only_output=entry.settings.get("only_output"),
             head=None if head is None else cls.HEADS[head](),
         )

@@ -73,9 +73,11 @@ class Segmenter(VisionRunner[SemanticSegmentation, Segmentation]):
         """The first image's mask: logits are scaled to the image, then the greatest wins."""
         task = self.task
         logits_Chw = outputs[task.outputs["logits"]][0]
-        # The threshold as a logit: a sigmoid for each pixel would cost more than some networks' heads.
-        with np.errstate(divide="ignore"):
-            edge = float(np.log(task.threshold) - np.log1p(-task.threshold))
+        edge = task.threshold
+        if task.values == "logits":
+            # The threshold as a logit: a sigmoid for each pixel would cost more than some networks' heads.
+            with np.errstate(divide="ignore"):
+                edge = float(np.log(task.threshold) - np.log1p(-task.threshold))
         outside = 0 if task.background is None else task.labels.index(task.background)
         mask_HW = class_map(logits_Chw, context, threshold=edge, outside=outside)
         return Segmentation(mask=mask_HW.astype(np.uint8), task=task)
