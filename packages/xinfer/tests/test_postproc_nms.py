@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis.extra import numpy as npst
 
 from xinfer.errors import InputError
 from xinfer.postproc import batched_nms, nms
+from xinfer.postproc.nms import warm_up
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
 IMPLEMENTATIONS = [
@@ -168,3 +171,21 @@ def test_batched_nms_keeps_nothing_when_all_scores_are_low() -> None:
 def test_nms_refuses_what_does_not_fit(boxes: np.ndarray, scores: np.ndarray, options: dict) -> None:
     with pytest.raises(InputError):
         nms(boxes, scores, **options)
+
+
+def test_warm_up_says_whether_there_is_a_compiled_implementation() -> None:
+    assert warm_up() == HAS_NUMBA
+
+
+def test_numpy_steps_in_when_numba_is_missing() -> None:
+    code = (
+        "import sys; sys.modules['numba'] = None\n"
+        "from xinfer.errors import MissingExtraError\n"
+        "from xinfer.postproc import nms\n"
+        "boxes, scores = [[0, 0, 2, 2], [0, 0, 2, 2]], [0.5, 0.6]\n"
+        "print(nms(boxes, scores))\n"
+        "try:\n    nms(boxes, scores, implementation='numba')\n"
+        "except MissingExtraError as error: print(error.hint)\n"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output == "[1]\npip install 'ignition-xinfer[fast]'\n"
