@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["BACKEND", "MODEL_FILE", "InductorBackend", "InductorModel", "compile_exported"]
 
 _LOADED: dict[tuple[str, int], Any] = {}
-"""Digest of a package and number of runners -> its model. The library of a package stays mapped as long as the
+"""Digest of a package and number of runners -> its model. A package's library stays mapped as long as the
 process lives, whoever lets go of it (torch 2.13), so loading it again would take its memory again."""
 _LOADED_LOCK = threading.Lock()
 _PROFILE_WARMUP = 3
