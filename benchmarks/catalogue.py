@@ -49,7 +49,6 @@ def main() -> None:
     data = Path(os.environ.get("IGNITION_TEST_DATA", "../shared/data"))
     os.environ.setdefault("XINFER_WEIGHTS", str((data / "weights").resolve()))
     chosen = options.entries.split(",") if options.entries else list(catalogue.load())
-    document = json.loads(options.out.read_text()) if options.out.is_file() else {"entries": {}}
     for entry_id in chosen:
         entry = catalogue.get(entry_id)
         if entry.parts:
@@ -68,6 +67,8 @@ def main() -> None:
             "duration_s": round(time.perf_counter() - started, 1),
             "machine": machine("openvino", "onnxruntime", "nncf"),
         }
+        # Read anew: another run may have written other entries.
+        document = json.loads(options.out.read_text()) if options.out.is_file() else {"entries": {}}
         document["entries"][entry_id] = row
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
