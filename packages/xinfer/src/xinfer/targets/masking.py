@@ -5,7 +5,8 @@ It hides the better instruction sets from detection, so engines that need them a
 convolutions go from ``brgconv_avx512_f32`` to ``brgconv_avx2_f32``, INT8 ones from ``brgconv_avx512_I8`` to
 ``jit_avx2_I8``, and bf16 is refused; OpenVINO's fp32 products of matrices (``gemm_mlas_f32``) and ONNX
 Runtime's kernels (MLAS) choose by CPUID and cannot be told. So what ONNX Runtime measures under a mask is
-this CPU's own speed, and only engines that need a hidden instruction set are refused.
+this CPU's own speed, and only engines that need a hidden instruction set are refused. What AOTInductor
+compiles under ``avx2`` has no instruction with 512-bit registers (counted in the disassembly).
 """
 
 from __future__ import annotations
