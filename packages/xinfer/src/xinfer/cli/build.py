@@ -151,7 +151,7 @@ def _show(package: EnginePackage, plan: Plan, arguments: argparse.Namespace) -> 
             "latency": row.latency_ms
             and f"{row.latency_ms.p50:.3g} ms median, {row.latency_ms.p99:.3g} ms p99",
             "throughput": row.throughput_per_s and f"{row.throughput_per_s:,.1f} per s",
-            "speed": ", ".join(str(each) for each in speedups(receipt)) or None,
+            "speed": [str(each) for each in speedups(receipt)],
             "accuracy": accuracy
             and f"{accuracy.metric} {accuracy.engine_value:.4f} against {accuracy.source_value:.4f} of the "
             f"source ({accuracy.num_samples} {'RANDOM ' * plan.random_accuracy}samples; "

@@ -14,11 +14,12 @@ import numpy as np
 
 
 def print_pairs(values: Mapping[str, object]) -> None:
-    """Names and values, one a line; a None is left out."""
+    """Names and values, one a line; a None is left out, a list has a line per item."""
     shown = {name: value for name, value in values.items() if value is not None}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
-        print(f"{name:{width}}  {value}")
+        for index, line in enumerate(value if isinstance(value, list) else [value]):
+            print(f"{'' if index else name:{width}}  {line}")
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xinfer import catalogue
+from xinfer import catalogue, trust
 from xinfer.cli import output
 from xinfer.cli.command import Command, UsageError, add_json, did_you_mean
 from xinfer.cli.loading import add_trust_options, trusted
@@ -174,7 +174,13 @@ def as_json(result: Any) -> dict[str, Any]:
 def _engine(arguments: argparse.Namespace) -> InferenceEngine:
     text = str(arguments.file)
     if resolve.is_id(text):
-        options = {} if arguments.public_key is None else {"public_key": arguments.public_key}
+        options: dict[str, Any] = {}
+        if arguments.public_key is not None:
+            options["public_key"] = arguments.public_key
+        elif arguments.trust is not None:
+            options |= {"trust": trust.TrustPolicy.load(arguments.trust), "require_signature": True}
+        elif arguments.no_signature:
+            options["require_signature"] = False
         return resolve.load(text, **options)
     package = EnginePackage.open(text)
     return InferenceEngine.load(package, **trusted(package, arguments).options, cache_dir=cache_dir())
