@@ -111,7 +111,12 @@ def test_built_engine_says_where_it_comes_from(built: EnginePackage, anomaly_onn
 def test_receipt_has_a_row_for_every_candidate_and_one_winner(built: EnginePackage) -> None:
     receipt = built.receipt
     tried = {row.id for row in receipt.candidates}
-    assert {"onnxruntime/fp32", "openvino/fp32", "onnxruntime/int8/ort-qdq/network"} <= tried
+    assert {
+        "onnxruntime/fp32",
+        "openvino/fp32",
+        "onnxruntime/int8/ort-qdq/network",
+        "openvino/int8/nncf-openvino/network",
+    } <= tried
     assert len(tried) == len(receipt.candidates)
     assert [row.status for row in receipt.candidates].count("selected") == 1
     for row in receipt.candidates:

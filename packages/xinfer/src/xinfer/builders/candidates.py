@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from xinfer.tasks import TaskSpec
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
-Quantiser = Literal["none", "ort-qdq", "smooth-ort-qdq", "nncf-openvino", "nncf-onnx"]
+Quantiser = Literal[
+    "none", "ort-qdq", "ort-qdq-inputs", "nncf-openvino", "nncf-onnx", "nncf-onnx-symmetric",
+    "smooth-portable", "smooth-ort-qdq", "smooth-dynamic",
+]  # fmt: skip
 Scope = Literal["network", "network+tail", "all"]
 Mode = Literal["latency", "throughput"]
 
@@ -26,16 +29,29 @@ SCOPES: tuple[Scope, ...] = ("network", "network+tail", "all")
 """From narrow to wide: each is tried only where the one before held the accuracy budget."""
 
 FORMATS = {"openvino": "openvino-ir", "onnxruntime": "onnx", "inductor": "pt2"}
-QUANTISERS: tuple[tuple[Quantiser, tuple[str, ...]], ...] = (
-    ("ort-qdq", ("openvino", "onnxruntime")),
-    ("nncf-onnx", ("openvino",)),
-    ("nncf-openvino", ("openvino",)),
-    ("smooth-ort-qdq", ("openvino", "onnxruntime")),
+QUANTISERS: tuple[tuple[Quantiser, tuple[str, ...], tuple[bool, ...]], ...] = (
+    ("ort-qdq-inputs", ("openvino",), (False,)),
+    ("nncf-onnx-symmetric", ("openvino",), (False,)),
+    ("ort-qdq", ("openvino", "onnxruntime"), (False,)),
+    ("nncf-onnx", ("openvino",), (False, True)),
+    ("nncf-openvino", ("openvino",), (False, True)),
+    ("smooth-portable", ("openvino",), (True,)),
+    ("smooth-ort-qdq", ("openvino", "onnxruntime"), (True,)),
+    ("smooth-dynamic", ("onnxruntime",), (True,)),
 )
-"""Recipes and the runtimes that may run them. ONNX Runtime does not fuse NNCF's placement."""
+"""Recipes, the runtimes that may run them, and whether for transformers; the likeliest winners first.
 
-TRANSFORMERS_ONLY: frozenset[Quantiser] = frozenset({"smooth-ort-qdq"})
-"""Where activations have no outlier channels there is nothing to smooth."""
+No recipe wins everywhere. ONNX Runtime does not fuse NNCF's placement, and runs graphs that quantise only the
+inputs of layers slowly; without smoothing, transformers lose far more than a point.
+"""
+
+BF16_AROUND: frozenset[Quantiser] = frozenset(
+    {"ort-qdq", "ort-qdq-inputs", "smooth-ort-qdq", "smooth-portable"}
+)
+"""OpenVINO refuses bf16 around NNCF's graphs."""
+
+BEHIND_FACTOR = 1.5
+"""A wider scope is not tried where the narrower one was so many times slower than the best INT8 candidate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +123,14 @@ def search_space(
         recipes.append(Recipe(backend="openvino", precision="fp16", float_precision="fp16"))
     for scope in scopes if "int8" in precisions else ():
         for backend in ("openvino", "onnxruntime"):
-            for quantiser, runtimes in QUANTISERS:
-                if backend not in runtimes or (quantiser in TRANSFORMERS_ONLY and not transformer):
+            for quantiser, runtimes, networks in QUANTISERS:
+                if backend not in runtimes or transformer not in networks:
                     continue
                 recipe = Recipe(backend=backend, precision="int8", quantiser=quantiser, scope=scope)
                 recipes.append(recipe)
                 # bf16 around the narrowest scope only: a wider one leaves hardly anything to execute in it.
                 # It shares its sibling's artifact, so it costs one run.
-                if bf16 and backend == "openvino" and scope == scopes[0]:
+                if bf16 and backend == "openvino" and scope == scopes[0] and quantiser in BF16_AROUND:
                     recipes.append(replace(recipe, float_precision="bf16"))
     return [recipe for recipe in recipes if recipe.backend in backends]
 

@@ -15,6 +15,7 @@ import numpy as np
 from xinfer._extras import require
 from xinfer.builders import repair, steps
 from xinfer.builders.candidates import (
+    BEHIND_FACTOR,
     SCOPES,
     Mode,
     Recipe,
@@ -203,6 +204,9 @@ class Search:
             if before is not None and before.status != "ok":
                 trial.end("dropped", f"{before.recipe.id}, which quantises less, is {before.status}")
                 continue
+            if before is not None and self._is_behind(before):
+                trial.end("dropped", f"{before.recipe.id}, which quantises less, is far behind already")
+                continue
             try:
                 if trial is not reference:
                     self.make(trial, timeout_s=max(rest_s, 300.0 if is_first else 60.0))
@@ -212,6 +216,14 @@ class Search:
             self.gate(trial)
         repair.repair(self)
         self._require_survivor()
+
+    def _is_behind(self, trial: Trial) -> bool:
+        times = [
+            each.first_look_ms
+            for each in self.trials
+            if each.recipe.precision == "int8" and each.status == "ok" and each.first_look_ms
+        ]
+        return (trial.first_look_ms or 0.0) > BEHIND_FACTOR * min(times, default=np.inf)
 
     def _scopes(self) -> tuple[Scope, ...]:
         """From narrow to wide, those that leave different nodes in float."""

@@ -184,24 +184,29 @@ def _prepare(job: dict[str, Any]) -> dict[str, Any]:
     if not model.exists() or quantiser == "nncf-openvino":
         samples, float_nodes = read_samples(Path(job["samples"])), job["float_nodes"]
         fresh = quantised.with_suffix(".new")
+        transformer, reduce_range = job["transformer"], job["reduce_range"]
+        smoothed = source
+        if quantiser.startswith("smooth-"):
+            smoothed = quantised.with_suffix(".smooth")
+            quantise.smooth(source, smoothed, samples)
         match quantiser:
-            case "ort-qdq":
+            case "ort-qdq" | "ort-qdq-inputs" | "smooth-ort-qdq":
                 quantise.onnxruntime_qdq(
-                    source, fresh, samples, float_nodes, reduce_range=job["reduce_range"]
-                )
-            case "smooth-ort-qdq":
-                smoothed = quantised.with_suffix(".smooth")
-                quantise.smooth(source, smoothed, samples)
-                quantise.onnxruntime_qdq(
-                    smoothed, fresh, samples, float_nodes, reduce_range=job["reduce_range"]
-                )
-            case "nncf-onnx":
+                    smoothed, fresh, samples, float_nodes, reduce_range=reduce_range,
+                    transformer=transformer, inputs_only=quantiser == "ort-qdq-inputs",
+                )  # fmt: skip
+            case "smooth-portable":
+                quantise.portable_qdq(smoothed, fresh, samples, float_nodes, transformer=transformer)
+            case "smooth-dynamic":
+                quantise.onnxruntime_dynamic(smoothed, fresh, float_nodes, reduce_range=reduce_range)
+            case "nncf-onnx" | "nncf-onnx-symmetric":
                 quantise.nncf_on_onnx(
-                    source, fresh, samples, float_nodes, seed=seed, transformer=job["transformer"]
-                )
+                    source, fresh, samples, float_nodes, seed=seed,
+                    transformer=transformer, symmetric=quantiser == "nncf-onnx-symmetric",
+                )  # fmt: skip
             case "nncf-openvino":
                 quantise.nncf_on_openvino(
-                    source, out, samples, float_nodes, seed=seed, transformer=job["transformer"]
+                    source, out, samples, float_nodes, seed=seed, transformer=transformer
                 )
                 return {}
         fresh.rename(quantised)
