@@ -35,7 +35,7 @@ import numpy as np
 import peaks
 import torch
 from backend_models import Workload, centred_cosine, cosine
-from backend_peers import PEERS, REFERENCE
+from backend_peers import ENGINE, PEERS, REFERENCE
 from backend_report import MAX_DROP, MIN_COSINE, MODES, Row, fallback, summary, table
 
 from xinfer import EngineBuilder, InferenceEngine
@@ -229,7 +229,12 @@ def run_model(name: str, folder: Path, options: Any, peak: Any) -> dict[str, Any
     workload = backend_models.WORKLOADS[name](folder, options.samples)
     prepare(workload, folder)
     engines: dict[str, Any] = {}
-    rows = {peer: Row(peer) for peer in PEERS if workload.transformer or peer != "onnxruntime int8 dynamic"}
+    rows = {
+        peer: Row(peer)
+        for peer in PEERS
+        if (workload.transformer or peer != "onnxruntime int8 dynamic")
+        and (peer in (REFERENCE, ENGINE) or any(part in peer for part in options.peers.split(",")))
+    }
     for mode in MODES:
         print(f"    building for {mode} ...", end="", flush=True)
         try:
@@ -256,6 +261,7 @@ def versions() -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", default=",".join(backend_models.WORKLOADS))
+    parser.add_argument("--peers", default="", help="parts of names; the reference and our engine always run")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each peer in each round")
     parser.add_argument("--build-seconds", type=float, default=180.0, help="budget of each build")
