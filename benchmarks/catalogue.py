@@ -33,7 +33,7 @@ from xinfer.zoo import TaskRunner
 from xinfer.zoo.registry import runner_for
 
 MAX_DROP = 0.01
-NUM_GATE = 48
+NUM_GATE = 100
 """Held-out inputs that the search measures each candidate on; the file that comes out is measured on all."""
 
 
