@@ -26,6 +26,7 @@ from xinfer.hub import Hub
 from xinfer.manifest import Latency, Manifest, Receipt
 from xinfer.package import EnginePackage
 from xinfer.signing import generate_key
+from xinfer.targets import HardwareTarget
 
 ROOT = Path(__file__).parents[3]
 HOW_TO = ROOT / "docs" / "how-to" / "xinfer.md"
@@ -346,6 +347,17 @@ def test_an_engine_that_was_built_here_needs_no_signature_until_it_changes(
     assert "built here" in capsys.readouterr().out
     other = doctored(package_folder, tmp_path / "b.engine", p50_ms=2.0)
     assert main(["verify", str(other)]) == 1
+
+
+def test_engines_of_the_local_cache_need_no_signature(
+    package_folder: Path, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = doctored(package_folder, tmp_path / "a.engine")
+    kept = home / "engines" / "yolox-nano-coco" / f"{HardwareTarget.detect().name}.engine"
+    kept.parent.mkdir(parents=True)
+    path.rename(kept)
+    assert main(["verify", "yolox-nano-coco", "--seconds", "50ms", "--json"]) == 0
+    assert answer(capsys)["signature"] == "built here"
 
 
 def test_verify_names_missing_instruction_sets_as_incompatible(

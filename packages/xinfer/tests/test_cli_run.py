@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,41 @@ def test_run_draws_every_image_of_a_folder_under_a_name_of_its_own(
     drawn = [Path(answer["drawn"]).name for answer in lines(capsys)]
     assert drawn == ["x.png", "x-2.png"]
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
+
+
+def test_run_reads_an_image_from_stdin_and_draws_it(
+    engine_file: Path, png: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(png)))
+    assert run(engine_file, "-", "--output", tmp_path / "out", "--json") == 0
+    (answer,) = lines(capsys)
+    assert (answer["input"], Path(answer["drawn"]).name) == ("stdin", "stdin.png")
+
+
+def test_run_opens_ids_of_several_engines(
+    png: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Reader:
+        def __enter__(self) -> Reader:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def predict(self, x: Path) -> dict[str, str]:
+            return {"text": f"read {x.name}"}
+
+    opened: list[tuple[str, dict[str, Any]]] = []
+
+    def open_model(model: str, **options: Any) -> Reader:
+        opened.append((model, options))
+        return Reader()
+
+    monkeypatch.setattr("xinfer.zoo.registry.open_model", open_model)
+    (tmp_path / "a.png").write_bytes(png)
+    assert run("ppocr-v4", tmp_path / "a.png", "--json") == 0
+    assert lines(capsys)[0]["text"] == "read a.png"
+    assert opened == [("ppocr-v4", {"require_signature": False})]
 
 
 def test_run_forecasts_series_from_csv_and_json_and_draws_them(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xinfer import schema
+from xinfer.backends import BACKENDS
 from xinfer.builders import metrics
-from xinfer.builders.builder import BACKENDS, PRECISIONS
+from xinfer.builders.builder import PRECISIONS
 from xinfer.cli import output
 from xinfer.cli.command import Command, UsageError, add_json, duration_s, names, positive, share, sizes
 from xinfer.cli.loading import remember_built

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 
 from xinfer import catalogue, trust
 from xinfer.backends.registry import BACKENDS
-from xinfer.builders.builder import BACKENDS as SEARCHED
 from xinfer.builders.builder import PRECISIONS
 from xinfer.builders.candidates import search_space
 from xinfer.cli import output
@@ -105,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def backend_states(target: HardwareTarget) -> list[BackendState]:
     """Every backend, whether installed or not."""
-    tried = search_space(target, frozenset(PRECISIONS), frozenset(SEARCHED))
+    tried = search_space(target, frozenset(PRECISIONS), frozenset(BACKENDS))
     states = []
     for name, info in BACKENDS.items():
         version = installed_version(info.distribution) if info.installed else None

@@ -49,7 +49,9 @@ def remember_built(package: EnginePackage) -> None:
 
 
 def built_here(package: EnginePackage) -> bool:
-    """Whether `remember_built` saw this very file."""
+    """Whether `remember_built` saw this very file, or it stands where `zoo.resolve` puts what it builds."""
+    if package.path.resolve().is_relative_to((resolve.home() / "engines").resolve()):
+        return True
     return (resolve.home() / "built" / package.digest.removeprefix("sha256:")).is_file()
 
 

@@ -26,6 +26,7 @@ from xinfer.zoo import resolve
 
 if TYPE_CHECKING:
     from xinfer.catalogue import Entry, Source
+    from xinfer.tasks import TaskSpec
 
 MAX_TEXT_BYTES = 16 << 20
 MAX_ITEMS_SHOWN = 10
@@ -131,24 +132,22 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Input:
-    """One input: how it is called, what the task takes, and the file it came from."""
+    """One input: its name, what the task takes (or a function that reads it), the image to draw on."""
 
     name: str
     value: Any
-    file: Path | None = None
+    image: Path | bytes | None = None
 
 
 def run_run(arguments: argparse.Namespace) -> int:
     """Runs a task on files."""
     if not arguments.inputs and not arguments.text:
         raise UsageError("there is nothing to run on", hint="give files, or --text for tasks on text")
-    engine = _engine(arguments)
-    with engine:
-        runner = _runner(engine)
+    with _open(arguments) as runner:
         code = 0
         if arguments.output is not None:
             arguments.output.mkdir(parents=True, exist_ok=True)
-        for item in _inputs(engine, arguments):
+        for item in _inputs(getattr(runner, "task", None), arguments):
             try:
                 value = item.value() if callable(item.value) else item.value
                 result = runner.predict(value)
@@ -171,7 +170,10 @@ def as_json(result: Any) -> dict[str, Any]:
     return document if isinstance(document, dict) else {"result": document}
 
 
-def _engine(arguments: argparse.Namespace) -> InferenceEngine:
+def _open(arguments: argparse.Namespace) -> Any:
+    """Whatever runs the task: a runner, or a pipeline of several."""
+    from xinfer.zoo.registry import open_model, runner_for
+
     text = str(arguments.file)
     if resolve.is_id(text):
         options: dict[str, Any] = {}
@@ -181,38 +183,31 @@ def _engine(arguments: argparse.Namespace) -> InferenceEngine:
             options |= {"trust": trust.TrustPolicy.load(arguments.trust), "require_signature": True}
         elif arguments.no_signature:
             options["require_signature"] = False
-        return resolve.load(text, **options)
+        return open_model(text, **options)
     package = EnginePackage.open(text)
-    return InferenceEngine.load(package, **trusted(package, arguments).options, cache_dir=cache_dir())
-
-
-def _runner(engine: InferenceEngine) -> Any:
-    from xinfer.tasks import AnomalyDetection
-    from xinfer.zoo import AnomalyDetector
-    from xinfer.zoo.registry import runner_for
-
-    if engine.task is None:
+    if package.manifest.task is None:
         raise TaskSpecError(
             "this engine has no task: it takes and gives tensors",
             hint="build it with --task task.json, or use xinfer benchmark",
         )
-    return (
-        AnomalyDetector(engine)
-        if isinstance(engine.task, AnomalyDetection)
-        else runner_for(engine.task.task)(engine)
-    )
+    options = trusted(package, arguments).options
+    runner = runner_for(package.manifest.task.task)
+    engine = InferenceEngine.load(package, **options, cache_dir=cache_dir())
+    try:
+        return runner(engine)
+    except BaseException:
+        engine.close()
+        raise
 
 
-def _inputs(engine: InferenceEngine, arguments: argparse.Namespace) -> Iterator[_Input]:
-    assert engine.task is not None
-    kind = engine.task.input.kind
+def _inputs(task: TaskSpec | None, arguments: argparse.Namespace) -> Iterator[_Input]:
+    # A pipeline has no task of its own; all there are take images.
+    kind, title = ("image", "this pipeline") if task is None else (task.input.kind, task.task)
     if kind != "text" and arguments.text:
-        raise UsageError(f"{engine.task.task} takes no texts", value=engine.task.task)
-    asks = engine.task.task == "question-answering"
+        raise UsageError(f"{title} takes no texts", value=title)
+    asks = title == "question-answering"
     if asks != (arguments.question is not None):
-        raise UsageError(
-            "question answering needs --question" if asks else f"{engine.task.task} answers no questions"
-        )
+        raise UsageError("question answering needs --question" if asks else f"{title} answers no questions")
 
     def asked(text: str) -> Any:
         return (arguments.question, text) if asks else text
@@ -226,12 +221,12 @@ def _inputs(engine: InferenceEngine, arguments: argparse.Namespace) -> Iterator[
             yield _Input(name=name, value=lambda name=name: _read_series(name))
         elif name == "-":
             data = sys.stdin.buffer.read()
-            yield _Input(name="stdin", value=data)
+            yield _Input(name="stdin", value=data, image=data if kind == "image" else None)
         elif kind == "image" and Path(name).is_dir():
             for file in image_files(Path(name)):
-                yield _Input(name=str(file), value=file, file=file)
+                yield _Input(name=str(file), value=file, image=file)
         else:
-            yield _Input(name=name, value=Path(name), file=Path(name))
+            yield _Input(name=name, value=Path(name), image=Path(name) if kind == "image" else None)
 
 
 def _read_text(name: str) -> str:
@@ -269,11 +264,11 @@ def _draw(result: Any, item: _Input, folder: Path) -> str | None:
     """The file that shows the result; None where the task draws nothing."""
     if not hasattr(result, "draw"):
         return None
-    stem = item.file.stem if item.file else item.name.replace(" ", "-").replace("/", "-")
-    if item.file is not None and item.file.suffix.lower() != ".wav":
+    stem = Path(item.name).stem.replace(" ", "-")
+    if item.image is not None:
         from xinfer._extras import require
 
-        pixels = result.draw(item.file)
+        pixels = result.draw(item.image)
         path = _free(folder, stem, ".png")
         require("PIL.Image", "image").fromarray(pixels).save(path)
         return str(path)
