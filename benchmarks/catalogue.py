@@ -33,8 +33,6 @@ from xinfer.zoo import TaskRunner
 from xinfer.zoo.registry import runner_for
 
 MAX_DROP = 0.01
-NUM_GATE = 100
-"""Held-out inputs that the search measures each candidate on; the file that comes out is measured on all."""
 
 
 def main() -> None:
@@ -142,8 +140,7 @@ def measure_entry(entry: catalogue.Entry, data: Path, options: argparse.Namespac
 def gated(builder: EngineBuilder, runner: Any, given: Any, work: Workload) -> EngineBuilder:
     """The builder with the workload's metric as its accuracy budget, or agreement where there is no truth."""
     reader = offline(runner, given.task)
-    num_gate = min(NUM_GATE, work.num_labelled or len(work.inputs))
-    prepared = [reader.prepare(x) for x in work.inputs[:num_gate]]
+    prepared = [reader.prepare(x) for x in work.inputs[: work.num_labelled or None]]
     samples = [feeds for feeds, _ in prepared]
 
     def results(outputs: Any) -> list[Any]:

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from xinfer import InferenceEngine, InputError, TaskSpecError, parse_task
+from xinfer import EngineClosedError, InferenceEngine, InputError, TaskSpecError, parse_task
 from xinfer.errors import CatalogueError
 from xinfer.preproc import Geometry
 from xinfer.tasks import ImageInput
@@ -392,6 +392,41 @@ def test_reader_turns_lines_that_stand_upside_down(
     check_drawing(result.draw(image), image)
     reader.min_score = 0.99
     assert reader.predict(image).lines == ()
+
+
+def test_a_reader_is_opened_by_its_id_and_closes_its_parts_when_one_fails(
+    make: Make, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = {"task": "text-recognition", "labels": ["", "a", "b", " "]}
+    turns = {"task": "image-classification", "labels": ["0", "180"], "activation": "none"}
+    engines = {
+        "ppocr-v4-det": make({"task": "text-detection"}, {"map": np.full((1, 1, HEIGHT, WIDTH), 0.01)}),
+        "ppocr-v4-rec": make(lines, {"probabilities": _steps(1, num_symbols=4)}),
+        "ppocr-v2-cls": make(turns, {"scores": np.array([[1.0, 0.0]])}),
+    }
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def load(entry_id: str, runner: Any, **options: Any) -> InferenceEngine:
+        asked.append((entry_id, options))
+        return engines[entry_id]
+
+    monkeypatch.setattr("xinfer.zoo.resolve.load", load)
+    with open_model("ppocr-v4", num_threads=1) as reader:
+        assert isinstance(reader, OcrReader)
+        assert str(reader.predict(image)) == ""
+        np.testing.assert_array_equal(reader.predict(image).draw(image), image)
+    assert asked == [(entry_id, {"num_threads": 1}) for entry_id in engines]
+    for engine in engines.values():
+        with pytest.raises(EngineClosedError):
+            engine.executed_precision()
+    # The recognizer's engine is for another task: the detector's is closed with it.
+    engines["ppocr-v4-det"] = make({"task": "text-detection"}, {"map": np.zeros((1, 1, HEIGHT, WIDTH))})
+    engines["ppocr-v4-rec"] = make(turns, {"scores": np.array([[1.0, 0.0]])})
+    with pytest.raises(TaskSpecError):
+        OcrReader("ppocr-v4")
+    for entry_id in ("ppocr-v4-det", "ppocr-v4-rec"):
+        with pytest.raises(EngineClosedError):
+            engines[entry_id].executed_precision()
 
 
 def test_reader_needs_its_parts() -> None:
