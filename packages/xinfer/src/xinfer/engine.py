@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,7 +152,7 @@ class InferenceEngine:
                     "require_signature=False for an engine you built yourself",
                 )
             trust = TrustPolicy.load()
-        settings = _settings(package.manifest, target, num_streams, num_threads)
+        settings = _settings(package, target, num_streams, num_threads)
         temporary = (
             Path(tempfile.mkdtemp(prefix="xinfer-engine-", dir=temp_dir)) if cache_dir is None else None
         )
@@ -381,13 +381,14 @@ def _remove(folder: Path | None) -> None:
 
 
 def _settings(
-    manifest: Manifest, target: HardwareTarget, num_streams: int | None, num_threads: int | None
+    package: EnginePackage, target: HardwareTarget, num_streams: int | None, num_threads: int | None
 ) -> RuntimeSettings:
-    built = RuntimeSettings.from_json(manifest.recipe.settings.get("runtime", {}))
-    threads = num_threads or target.num_cores
+    """As it was measured, in proportion to the cores of this machine."""
+    built = RuntimeSettings.from_json(package.manifest.recipe.settings.get("runtime", {}))
+    share = target.num_cores / package.receipt.machine.num_cores
+    threads = num_threads or max(1, round(built.num_threads * share))
     if num_streams is None:
-        # An engine measured with a stream per core keeps a stream per core on a machine of another size.
-        num_streams = threads if built.num_streams > 1 else 1
-    return RuntimeSettings(
-        num_threads=max(threads, num_streams), num_streams=num_streams, float_precision=built.float_precision
-    )
+        num_streams = max(1, round(built.num_streams * threads / built.num_threads))
+        if built.num_streams == 1:
+            num_streams = 1
+    return replace(built, num_threads=max(threads, num_streams), num_streams=num_streams)

@@ -1,6 +1,6 @@
 """Everything xInfer raises, as one tree.
 
-XInferError                     xinfer.error
+XInferError                     xinfer.error            also target.unknown, target.bad_mask
 ├── MissingExtraError           dependency.missing
 ├── DocumentError               document.invalid        a JSON document does not follow its schema
 │   └── TaskSpecError           task.invalid
@@ -11,12 +11,14 @@ XInferError                     xinfer.error
 ├── EngineClosedError           engine.closed
 ├── InputError                  input.invalid
 ├── ImageDecodeError            image.unreadable        also .truncated, .too_large, .unsupported
-├── BackendError                backend.failed          also .unknown
+├── BackendError                backend.failed          also .unknown, .unsupported, .unavailable,
+│                                                       .no_compiler
 ├── CatalogueError              catalogue.unknown       also .invalid
 ├── FetchError                  source.unavailable      also .digest
 ├── HubError                    hub.failed              also .not_configured, .no_engine
 └── BuildError                  build.failed
-    ├── SourceModelError        build.source_model
+    ├── SourceModelError        build.source_model      also .malformed, .truncated, .too_large, .cyclic,
+    │                                                   .unsupported_op, ... (`sources.read_onnx`)
     ├── CalibrationError        build.calibration
     ├── VerificationError       build.verification      the packed engine does not do what was measured
     └── AccuracyBudgetError     build.accuracy_budget

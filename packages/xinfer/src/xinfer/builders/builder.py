@@ -14,6 +14,8 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from xinfer.backends import BACKENDS
+from xinfer.backends.base import Device
 from xinfer.builders import cache
 from xinfer.builders.metrics import AGREEMENT
 from xinfer.builders.pack import BuiltEngine, resign
@@ -34,7 +36,6 @@ Progress = Callable[[str, float, str], None]
 """Called with the stage's title, the share of the build that is done, and a message."""
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-BACKENDS = ("openvino", "onnxruntime", "inductor")
 OBJECTIVES = ("throughput", "latency")
 MAX_CALIBRATION_SAMPLES = 64
 MAX_BATCH = 1024
@@ -86,6 +87,13 @@ class BuildPlan:
     comparison: tuple[str, Callable[[bytes], Any], tuple[bytes, ...]] | None = None
     cache_dir: Path | None = None
     evaluation: str = ""
+
+    @property
+    def device(self) -> Device:
+        """What executes engines for the target."""
+        device: Device = self.target.name.split("-")[0]  # type: ignore[assignment]
+        return device
+
     progress: Progress | None = None
 
 
@@ -171,20 +179,25 @@ class EngineBuilder:
     def _with(self, **changes: Any) -> Self:
         return type(self)(replace(self.plan, **changes))
 
-    def for_target(self, target: HardwareTarget) -> Self:
-        """The machine to build for; must be this one, since everything is measured.
+    def for_target(self, target: HardwareTarget | str) -> Self:
+        """What to build for: this machine's CPU (default) or one of its accelerators.
+
+        Args:
+            target: The target or its name, such as ``cuda-sm_90``. It must be here, since everything is
+                measured.
 
         Raises:
-            BuildError: It is another kind of machine.
+            BuildError: It is not here.
         """
         here = HardwareTarget.detect()
-        if target.name != here.name:
+        name = target if isinstance(target, str) else target.name
+        if name not in here.targets:
             raise BuildError(
-                f"cannot build for {target.name} on {here.name}: engines are measured where they run",
-                value=target.name,
+                f"cannot build for {name} on {', '.join(here.targets)}: engines are measured where they run",
+                value=name,
                 hint="run the build on a machine of that target",
             )
-        return self._with(target=target)
+        return self._with(target=replace(here, name=name))
 
     def named(
         self,
@@ -259,7 +272,7 @@ class EngineBuilder:
 
     def with_backends(self, *backends: str) -> Self:
         """Which backends to try. Raises BuildError for unknown ones."""
-        _check_choice("backend", backends, BACKENDS)
+        _check_choice("backend", backends, tuple(BACKENDS))
         return self._with(backends=frozenset(backends))
 
     def with_int8(self, calibration: Iterable[Feeds], *, max_samples: int = MAX_CALIBRATION_SAMPLES) -> Self:

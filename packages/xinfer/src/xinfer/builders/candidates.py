@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from xinfer.backends import RuntimeSettings
+from xinfer.backends import BACKENDS, RuntimeSettings
+from xinfer.backends.base import Device, FloatPrecision
 from xinfer.manifest import Candidate, Latency
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Quantiser = Literal[
-    "none", "ort-qdq", "ort-qdq-inputs", "nncf-openvino", "nncf-onnx", "nncf-onnx-symmetric",
+    "none", "portable", "ort-qdq", "ort-qdq-inputs", "nncf-openvino", "nncf-onnx", "nncf-onnx-symmetric",
     "smooth-portable", "smooth-ort-qdq", "smooth-dynamic",
 ]  # fmt: skip
 Scope = Literal["network", "network+tail", "all"]
@@ -28,7 +29,6 @@ Mode = Literal["latency", "throughput"]
 SCOPES: tuple[Scope, ...] = ("network", "network+tail", "all")
 """From narrow to wide: each is tried only where the one before held the accuracy budget."""
 
-FORMATS = {"openvino": "openvino-ir", "onnxruntime": "onnx", "inductor": "pt2"}
 QUANTISERS: tuple[tuple[Quantiser, tuple[str, ...], tuple[bool, ...]], ...] = (
     ("ort-qdq-inputs", ("openvino",), (False,)),
     ("nncf-onnx-symmetric", ("openvino",), (False,)),
@@ -66,8 +66,9 @@ class Recipe:
     precision: Precision
     quantiser: Quantiser = "none"
     scope: Scope | None = None
-    float_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    float_precision: FloatPrecision = "fp32"
     """What executes the layers that are not quantised."""
+    device: Device = "cpu"
     mixed: bool = False
     """The layers that lost most accuracy were returned to float (`builders.sensitivity`)."""
 
@@ -77,7 +78,8 @@ class Recipe:
         precision: str = self.precision
         if self.precision == "int8" and self.float_precision != "fp32":
             precision += f"+{self.float_precision}"
-        parts = [self.backend, precision]
+        on = "" if self.device == "cpu" else f"@{self.device}"
+        parts = [self.backend + on, precision]
         if self.quantiser != "none":
             parts += [self.quantiser, str(self.scope)]
         if self.mixed:
@@ -87,8 +89,10 @@ class Recipe:
     @property
     def artifact_key(self) -> str:
         """Recipes with one key share an artifact."""
-        made_in = f"-{self.precision}" if self.backend == "inductor" else ""
-        return f"{FORMATS[self.backend]}-{self.quantiser}-{self.scope}{made_in}{'-mixed' * self.mixed}"
+        # Compiled code is for one precision and device; graphs serve several.
+        info = BACKENDS[self.backend]
+        made_in = f"-{self.precision}-{self.device}" if info.needs_target else ""
+        return f"{info.format}-{self.quantiser}-{self.scope}{made_in}{'-mixed' * self.mixed}"
 
 
 def search_space(
@@ -98,6 +102,7 @@ def search_space(
     *,
     scopes: Sequence[Scope] = SCOPES,
     transformer: bool = False,
+    device: Device = "cpu",
 ) -> list[Recipe]:
     """All candidates for a machine, the ones most likely to survive first.
 
@@ -107,10 +112,13 @@ def search_space(
         backends: Of openvino, onnxruntime, inductor.
         scopes: What there is to quantise in this model, from narrow to wide.
         transformer: The model has attention: its activations may need smoothing.
+        device: What executes.
 
     Returns:
         Recipes without duplicates; fp32 is always among them, as the reference of the speed table.
     """
+    if device != "cpu":
+        return _accelerated(precisions, backends, device)
     recipes = [Recipe(backend=name, precision="fp32") for name in ("onnxruntime", "openvino", "inductor")]
     bf16: list[Recipe] = []
     if "bf16" in precisions and target.bf16_flag is not None:
@@ -135,6 +143,24 @@ def search_space(
     return [recipe for recipe in recipes if recipe.backend in backends]
 
 
+def _accelerated(precisions: frozenset[str], backends: frozenset[str], device: Device) -> list[Recipe]:
+    """Candidates for an accelerator: every float precision of every backend, and explicit QDQ."""
+    floats: tuple[FloatPrecision, ...] = ("fp32", "bf16", "fp16")
+    recipes = [
+        Recipe(backend=name, precision=precision, float_precision=precision, device=device)
+        for precision in floats
+        for name, info in BACKENDS.items()
+        if info.refusal(device, precision) is None and (precision == "fp32" or precision in precisions)
+    ]
+    int8: dict[str, Quantiser] = {"tensorrt": "portable", "openvino": "nncf-openvino"}
+    recipes += [
+        Recipe(backend=name, precision="int8", quantiser=quantiser, scope=SCOPES[0], device=device)
+        for name, quantiser in int8.items()
+        if "int8" in precisions and BACKENDS[name].refusal(device, "int8") is None
+    ]
+    return [recipe for recipe in recipes if recipe.backend in backends and BACKENDS[recipe.backend].installed]
+
+
 def narrower(recipe: Recipe, scopes: Sequence[Scope]) -> Recipe | None:
     """The same recipe with the next narrower scope."""
     if recipe.scope is None or recipe.scope == scopes[0]:
@@ -148,6 +174,7 @@ def default_settings(recipe: Recipe, num_cores: int, mode: Mode) -> RuntimeSetti
         num_threads=num_cores,
         num_streams=num_cores if mode == "throughput" else 1,
         float_precision=recipe.float_precision,
+        device=recipe.device,
     )
 
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from xinfer import signing
-from xinfer.backends import get_backend
-from xinfer.builders.candidates import FORMATS
+from xinfer.backends import BACKENDS, get_backend, required_target
 from xinfer.builders.measure import WARMUP, measure_pipeline
 from xinfer.builders.samples import samples_digest
 from xinfer.engine import ASSETS, InferenceEngine
@@ -39,13 +38,15 @@ from xinfer.manifest import (
 )
 from xinfer.package import EnginePackage, Golden, artifact_digest, stage
 from xinfer.targets import installed_version
+from xinfer.targets.target import DRIVERS
 
 if TYPE_CHECKING:
     from xinfer.builders.candidates import Trial
     from xinfer.builders.search import Search
+    from xinfer.targets import HardwareTarget
 
 TOOLS = ("openvino", "onnxruntime", "nncf", "onnx", "numpy", "torch")
-RUNTIMES = ("openvino", "onnxruntime", "torch")
+RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt")
 MAX_LAYERS = 30
 NUM_BINS = 40
 
@@ -75,7 +76,7 @@ class BuiltEngine:
             index = sizes.index(min(sizes))
             self._golden = Golden(inputs=dict(search.plan.samples[index]), outputs=winner.outputs[index])
             self._io = ModelIO(inputs=model.inputs, outputs=model.outputs)
-            layers = model.profile(self._golden.inputs)
+            layers = sorted(model.profile(self._golden.inputs), key=lambda layer: -layer.share)
             self._layers = tuple(Layer(**asdict(layer)) for layer in layers[:MAX_LAYERS])
         finally:
             model.close()
@@ -234,10 +235,13 @@ class BuiltEngine:
         search, plan, winner = self._search, self._search.plan, self._winner
         recipe, target = winner.recipe, plan.target
         executed = winner.executed or recipe.precision
-        flags = {
-            target.int8_flag if "int8" in executed else None,
-            target.bf16_flag if "bf16" in executed else None,
-        }
+        needed = required_target(recipe.backend, self._artifact_dir)
+        flags: set[str | None] = {flag for flag in needed if flag in target.isa}
+        if recipe.device == "cpu":
+            flags |= {
+                target.int8_flag if "int8" in executed else None,
+                target.bf16_flag if "bf16" in executed else None,
+            }
         distribution = get_backend(recipe.backend).distribution
         version = installed_version(distribution) or "0"
         major, minor = (int(part) for part in version.split(".")[:2])
@@ -269,12 +273,12 @@ class BuiltEngine:
             io=self._io,
             task=winner.task,
             backend=recipe.backend,
-            format=FORMATS[recipe.backend],
+            format=BACKENDS[recipe.backend].format,
             precision=Precision(requested=recipe.precision, executed=executed),
             compatibility=Compatibility(
                 target=target.name,
                 isa=tuple(sorted(flag for flag in flags if flag)),
-                runtime={distribution: f">={major}.{minor},<{major + 1}"},
+                runtime={distribution: f">={major}.{minor},<{major + 1}", **_driver(target, recipe.device)},
             ),
             recipe=Recipe(
                 settings=settings,
@@ -314,6 +318,13 @@ def resign(
         proved = EnginePackage.write(Path(work) / "signed.engine", folder)
         InferenceEngine.load(proved, public_key=public_key, require_signature=public_key is not None).close()
         return EnginePackage.write(destination, folder)
+
+
+def _driver(target: HardwareTarget, device: str) -> dict[str, str]:
+    """The driver that the engine was measured with, as a floor; nothing for CPUs."""
+    names = {of: name for name, of in DRIVERS.items()}
+    versions = [gpu.driver for gpu in target.gpus if gpu.device == device and gpu.driver]
+    return {names[device]: f">={versions[0].split('.')[0]}"} if device in names and versions else {}
 
 
 def _histogram(values: list[float]) -> Histogram | None:

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,8 +118,9 @@ class Search:
             model = self._with_shapes(model)
         self.source, self.source_digest = model.path, model.source_digest
         self.graph, self.transformer = model.graph, model.facts.is_transformer
-        inputs = {value.name for value in model.facts.inputs}
-        outputs = {value.name for value in model.facts.outputs}
+        self.inputs = [value.name for value in model.facts.inputs]
+        self.outputs = [value.name for value in model.facts.outputs]
+        inputs, outputs = set(self.inputs), set(self.outputs)
         for what, samples in (
             ("calibration", plan.calibration),
             ("accuracy", plan.samples),
@@ -178,6 +179,7 @@ class Search:
             plan.backends,
             scopes=self.scopes,
             transformer=self.transformer,
+            device=plan.device,
         )
         if plan.program is None:
             recipes = [recipe for recipe in recipes if recipe.backend != "inductor"]
@@ -280,6 +282,9 @@ class Search:
                     reduce_range=plan.target.architecture == "x86_64" and plan.target.int8_flag is None,
                     transformer=self.transformer,
                     program=plan.program,
+                    inputs=self.inputs,
+                    outputs=self.outputs,
+                    profiles={name: asdict(profile) for name, profile in plan.profiles},
                     seed=plan.seed,
                     timeout_s=timeout_s,
                 )

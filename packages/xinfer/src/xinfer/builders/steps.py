@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xinfer.builders.candidates import FORMATS
+from xinfer.backends import BACKENDS
 from xinfer.builders.samples import read_outputs
 from xinfer.builders.sensitivity import LayerSensitivity
 
@@ -35,6 +35,9 @@ def prepare(
     reduce_range: bool,
     transformer: bool,
     program: Path | None,
+    inputs: list[str],
+    outputs: list[str],
+    profiles: dict[str, Any],
     seed: int,
     timeout_s: float,
 ) -> None:
@@ -49,7 +52,12 @@ def prepare(
             "precision": recipe.precision,
             "transformer": transformer,
             "program": None if program is None else str(program),
-            "format": FORMATS[recipe.backend],
+            "format": BACKENDS[recipe.backend].format,
+            "device": recipe.device,
+            "inputs": inputs,
+            "outputs": outputs,
+            "profiles": profiles,
+            "timing_cache": str(artifact_dir.parent / "timing.cache"),
             "quantiser": recipe.quantiser,
             "float_nodes": sorted(float_nodes),
             "reduce_range": reduce_range,

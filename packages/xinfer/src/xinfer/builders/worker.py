@@ -195,7 +195,7 @@ def _prepare(job: dict[str, Any]) -> dict[str, Any]:
                     smoothed, fresh, samples, float_nodes, reduce_range=reduce_range,
                     transformer=transformer, inputs_only=quantiser == "ort-qdq-inputs",
                 )  # fmt: skip
-            case "smooth-portable":
+            case "portable" | "smooth-portable":
                 quantise.portable_qdq(smoothed, fresh, samples, float_nodes, transformer=transformer)
             case "smooth-dynamic":
                 quantise.onnxruntime_dynamic(smoothed, fresh, float_nodes, reduce_range=reduce_range)
@@ -213,12 +213,34 @@ def _prepare(job: dict[str, Any]) -> dict[str, Any]:
     if job["format"] == "pt2":
         from xinfer.backends import inductor
 
-        inductor.compile_exported(Path(job["program"]), out, precision=job["precision"])
+        inductor.compile_exported(
+            Path(job["program"]), out, precision=job["precision"], device=job["device"],
+            input_names=job["inputs"], output_names=job["outputs"],
+        )  # fmt: skip
+    elif job["format"] == "tensorrt-engine":
+        _build_tensorrt(model, out, job)
     elif job["format"] == "openvino-ir":
         openvino_ir.convert(model, out)
     else:
         shutil.copyfile(model, out / ort.MODEL_FILE)
     return {}
+
+
+def _build_tensorrt(model: Path, out: Path, job: dict[str, Any]) -> None:
+    """Strongly typed: the precision is the graph's."""
+    from xinfer._extras import require
+    from xinfer.backends import tensorrt_build, tensorrt_graph
+
+    if job["precision"] in ("bf16", "fp16"):
+        typed = out.with_suffix(".onnx")
+        tensorrt_graph.convert_file(model, typed, job["precision"])
+        model = typed
+    tensorrt_graph.check_quantisation(require("onnx", "build").load(str(model)))
+    profiles = {
+        name: tensorrt_build.ShapeProfile(**{key: tuple(shape) for key, shape in sizes.items()})
+        for name, sizes in job["profiles"].items()
+    }
+    tensorrt_build.build(model, out, profiles=profiles, timing_cache=Path(job["timing_cache"]))
 
 
 def _rank(job: dict[str, Any]) -> dict[str, Any]:
