@@ -273,6 +273,10 @@ def main() -> int:
         options.rounds, options.seconds, options.build_seconds, options.samples = 2, 0.5, 25.0, 12
     random.seed(0)
     peak = peaks.document(seconds=0.3 if options.quick else 1.5)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.with_name(f"{options.out.stem}_peaks.json" if options.quick else "peaks.json").write_text(
+        json.dumps(peak, indent=1) + "\n"
+    )
     result: dict[str, Any] = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cpu": peaks.cpu_name(), "num_cores": os.cpu_count(), "os": platform.platform()},
@@ -293,7 +297,6 @@ def main() -> int:
             except Exception as error:
                 traceback.print_exc()
                 result["models"][name] = {"error": f"{type(error).__name__}: {error}"}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
     held = [
         f"{name} {mode}: {ratios['to_best_peer']}"
