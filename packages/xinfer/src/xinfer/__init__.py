@@ -4,14 +4,18 @@ Importing this package imports NumPy only; every runtime and tool is an extra, i
 """
 
 from xinfer.builders import BuiltEngine, EngineBuilder
+from xinfer.builders.preprocessing import Preprocessing
 from xinfer.engine import Benchmark, InferenceEngine
 from xinfer.errors import (
     AccuracyBudgetError,
     BackendError,
     BuildError,
     CalibrationError,
+    CatalogueError,
     DocumentError,
     EngineClosedError,
+    FetchError,
+    HubError,
     ImageDecodeError,
     IncompatibleTargetError,
     InputError,
@@ -25,8 +29,10 @@ from xinfer.errors import (
 )
 from xinfer.manifest import Manifest, Receipt
 from xinfer.package import EnginePackage
+from xinfer.sources import ShapeProfile
 from xinfer.targets import HardwareTarget
 from xinfer.tasks import TaskSpec, parse_task
+from xinfer.trust import TrustPolicy
 from xinfer.zoo import AnomalyDetector, AnomalyResult
 
 __all__ = [
@@ -38,11 +44,14 @@ __all__ = [
     "BuildError",
     "BuiltEngine",
     "CalibrationError",
+    "CatalogueError",
     "DocumentError",
     "EngineBuilder",
     "EngineClosedError",
     "EnginePackage",
+    "FetchError",
     "HardwareTarget",
+    "HubError",
     "ImageDecodeError",
     "IncompatibleTargetError",
     "InferenceEngine",
@@ -50,11 +59,14 @@ __all__ = [
     "Manifest",
     "MissingExtraError",
     "PackageError",
+    "Preprocessing",
     "Receipt",
+    "ShapeProfile",
     "SignatureError",
     "SourceModelError",
     "TaskSpec",
     "TaskSpecError",
+    "TrustPolicy",
     "VerificationError",
     "XInferError",
     "parse_task",
