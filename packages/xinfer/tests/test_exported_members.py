@@ -5,41 +5,13 @@ from __future__ import annotations
 import xinfer
 
 EXPORTED = [
-    "AccuracyBudgetError",
-    "AnomalyDetector",
-    "AnomalyResult",
-    "BackendError",
-    "Benchmark",
-    "BuildError",
-    "BuiltEngine",
-    "CalibrationError",
-    "CatalogueError",
-    "DocumentError",
-    "EngineBuilder",
-    "EngineClosedError",
-    "EnginePackage",
-    "FetchError",
-    "HardwareTarget",
-    "HubError",
-    "ImageDecodeError",
-    "IncompatibleTargetError",
-    "InferenceEngine",
-    "InputError",
-    "Manifest",
-    "MissingExtraError",
-    "PackageError",
-    "Preprocessing",
-    "Receipt",
-    "ShapeProfile",
-    "SignatureError",
-    "SourceModelError",
-    "TaskSpec",
-    "TaskSpecError",
-    "TrustPolicy",
-    "VerificationError",
-    "XInferError",
-    "parse_task",
-]
+    "AccuracyBudgetError", "AnomalyDetector", "AnomalyResult", "BackendError", "Benchmark", "BuildError",
+    "BuiltEngine", "CalibrationError", "CatalogueError", "DocumentError", "EngineBuilder",
+    "EngineClosedError", "EnginePackage", "FetchError", "HardwareTarget", "HubError", "ImageDecodeError",
+    "IncompatibleTargetError", "InferenceEngine", "InputError", "Manifest", "MissingExtraError",
+    "PackageError", "Preprocessing", "Receipt", "ShapeProfile", "SignatureError", "SourceModelError",
+    "TaskSpec", "TaskSpecError", "TrustPolicy", "VerificationError", "XInferError", "parse_task",
+]  # fmt: skip
 
 
 def test_package_exports_what_it_promises() -> None:
