@@ -87,6 +87,10 @@ bench: $(VENV)/.installed-dev ## Run the benchmarks and write benchmarks/results
 	@for script in endpoint_vs_naive backends catalogue loading nms image_processor tokeniser; do \
 		echo "== $$script"; $(BIN)/python benchmarks/$$script.py || exit 1; done
 
+.PHONY: bench-backends
+bench-backends: $(VENV)/.installed-dev ## Built engines of six model families against the backends at their best
+	$(BIN)/python benchmarks/backends.py
+
 .PHONY: fuzz
 fuzz: $(VENV)/.installed-dev ## 10,000 mutated models and engine files (minutes)
 	$(BIN)/python benchmarks/fuzz.py --count 10000

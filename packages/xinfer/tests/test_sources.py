@@ -124,6 +124,17 @@ def test_nodes_in_the_wrong_order_are_put_right(reader: OnnxReader, tmp_path: Pa
     assert [node.name for node in onnx.load(str(source.path)).graph.node] == ["product", "relu"]
 
 
+def test_weights_are_no_inputs_when_an_old_file_lists_them(reader: OnnxReader, tmp_path: Path) -> None:
+    model = make_model(
+        helper.make_node("MatMul", ["x", "w"], ["y"], "product"), weights={"w": np.eye(8, dtype=np.float32)}
+    )
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [8, 8]))
+    model.ir_version = 3
+    source = reader.read(save(model, tmp_path), folder=tmp_path / "out")
+    assert [value.name for value in onnx.load(source.path).graph.input] == ["x"]
+    assert [value.name for value in source.facts.inputs] == ["x"]
+
+
 def test_nodes_get_names_of_their_own(reader: OnnxReader, tmp_path: Path) -> None:
     model = make_model(
         helper.make_node("Relu", ["x"], ["a"]),

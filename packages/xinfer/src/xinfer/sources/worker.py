@@ -76,6 +76,7 @@ def read_model(source: Path, out: Path, limits: Limits, *, given_as_bytes: bool)
         model = onnx.inliner.inline_local_functions(model)
         checks.sort_model(model)
     checks.name_nodes(model)
+    _hide_weights(model)
     path = out / MODEL_FILE
     path.write_bytes(model.SerializeToString(deterministic=True))
     _ask_checker(onnx, model, path, external, limits)
@@ -86,6 +87,18 @@ def read_model(source: Path, out: Path, limits: Limits, *, given_as_bytes: bool)
         weight_bytes=sizes.embedded_bytes + sizes.external_bytes,
         external=external,
     )
+
+
+def _hide_weights(model: Any) -> None:
+    """Takes weights out of the inputs, where files before IR version 4 list them.
+
+    Tools would take them for something that may change, and do not fold or remove them.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.ir_version = max(model.ir_version, 4)
 
 
 def _ask_checker(onnx: Any, model: Any, path: Path, external: bool, limits: Limits) -> None:
