@@ -26,7 +26,9 @@ CHROMIUM_ARGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+# Of the module, not of the session: Playwright keeps an event loop running in this thread, and tests of other
+# files that the same worker runs later need their own.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = os.environ.get("IGNITION_CHROMIUM", "/usr/bin/chromium")
     if not Path(path).exists():
@@ -37,7 +39,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photographs in ``ok/`` and ``defective/``."""
     folder = tmp_path_factory.mktemp("samples") / "paving"
@@ -46,7 +48,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
     """One Hub for all browser tests."""
     hub = LocalHub(tmp_path_factory.mktemp("hub") / "home")
@@ -89,7 +91,7 @@ class Account:
     storage: dict[str, Any]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def account(browser: Browser, hub: LocalHub) -> Account:
     """Goes through the setup link of the first start."""
     email, password = "ada@example.com", "analytical engine"
@@ -118,7 +120,7 @@ class Walk:
     problems: list[str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def window(browser: Browser, hub: LocalHub, account: Account) -> Iterator[BrowserContext]:
     context = browser.new_context(
         base_url=hub.url, storage_state=account.storage, viewport={"width": 1440, "height": 900}
@@ -127,7 +129,7 @@ def window(browser: Browser, hub: LocalHub, account: Account) -> Iterator[Browse
     context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def walk(window: BrowserContext, samples: Path) -> Walk:
     """Folder -> data check -> template -> *Train & Optimize* -> result -> key -> playground."""
     watched = Watched(window.new_page())
