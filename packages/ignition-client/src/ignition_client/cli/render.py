@@ -356,7 +356,7 @@ def candidates(receipt: dict[str, Any]) -> RenderableType:
             continue
         rows.append(
             (
-                f"{c['backend']} {'/'.join((c['precision_requested'], *_recipe(c['settings'])))}",
+                c["id"].replace("/", " ", 1),
                 number(latency.get("p50"), 1), number(c.get("throughput_per_s"), 0),
                 number(c.get("accuracy")),
                 Text.assemble(status(c["status"]), f": {reason}" if reason else ""),
@@ -365,13 +365,6 @@ def candidates(receipt: dict[str, Any]) -> RenderableType:
     tried = table("engine search", ">ms", ">per s", ">accuracy", "verdict", rows=rows)
     rest = [Text(f"{num} more not tried: {reason}", style="dim") for reason, num in untried.items()]
     return Group(tried, *rest, Text()) if rest else tried
-
-
-def _recipe(settings: dict[str, Any]) -> list[str]:
-    """What tells candidates of one precision apart: how and how much was quantised."""
-    return [
-        str(settings[name]) for name in ("quantiser", "scope") if settings.get(name) not in (None, "none")
-    ]
 
 
 def comparison(receipt: dict[str, Any]) -> RenderableType | None:
