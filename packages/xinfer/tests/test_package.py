@@ -14,7 +14,7 @@ import pytest
 
 from xinfer import DocumentError, EnginePackage, PackageError
 from xinfer.manifest import Manifest, Receipt
-from xinfer.package import Golden
+from xinfer.package import Golden, read_labels
 
 
 def _rewrite(source: Path, destination: Path, change: dict[str, bytes | None], **options: int) -> Path:
@@ -186,3 +186,18 @@ def test_golden_refuses_pickled_arrays(tmp_path: Path) -> None:
     np.savez(path, **{"input.x": np.array([{"a": 1}], dtype=object)})
     with pytest.raises(PackageError):
         Golden.from_bytes(path.read_bytes())
+
+
+def test_extract_keeps_what_is_unpacked_already_and_mends_what_was_changed(
+    engine_file: Path, tmp_path: Path
+) -> None:
+    package = EnginePackage.open(engine_file)
+    folder = package.extract(tmp_path / "unpacked")
+    before = (folder / "artifact" / "model.onnx").stat().st_ino
+    package.extract(folder)
+    assert (folder / "artifact" / "model.onnx").stat().st_ino == before, "nothing is written twice"
+    (folder / "artifact" / "extra").write_bytes(b"")
+    (folder / "labels.json").write_bytes(b'["no", "defective"]\n')
+    package.extract(folder)
+    assert not (folder / "artifact" / "extra").exists()
+    assert read_labels((folder / "labels.json").read_bytes()) == package.labels

@@ -239,6 +239,9 @@ class EnginePackage:
     def extract(self, folder: str | os.PathLike[str]) -> Path:
         """Unpacks into a folder that appears whole or not at all.
 
+        What an earlier call left is kept if its documents are this file's and its files have their sizes;
+        whoever uses the artifact compares its digest with the manifest's, or checks the signature.
+
         Args:
             folder: Must not exist yet, or be what an earlier call left.
 
@@ -249,6 +252,8 @@ class EnginePackage:
             PackageError: The file is damaged or changed since it was opened.
         """
         destination = Path(folder)
+        if self._is_unpacked(destination):
+            return destination
         destination.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
         try:
@@ -261,9 +266,10 @@ class EnginePackage:
             try:
                 temporary.rename(destination)
             except OSError:
-                # Someone else unpacked the same file first, or an empty folder is in the way.
-                if not (destination / "manifest.json").is_file():
-                    raise
+                # Someone else unpacked the same file first, or what is in the way was changed since.
+                if not self._is_unpacked(destination):
+                    shutil.rmtree(destination, ignore_errors=True)
+                    temporary.rename(destination)
         except XInferError:
             raise
         except Exception as error:
@@ -273,6 +279,23 @@ class EnginePackage:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return destination
+
+    def _is_unpacked(self, folder: Path) -> bool:
+        """Whether a folder holds this package, as far as that shows without reading the artifact."""
+        if not (folder / "manifest.json").is_file():
+            return False
+        try:
+            with self.path.open("rb") as source, _archive(source) as archive:
+                entries = _check(archive, self.path.stat().st_size)
+                found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+                return found == {entry.filename for entry in entries} and all(
+                    (folder / entry.filename).stat().st_size == entry.file_size
+                    if entry.filename.startswith("artifact/")
+                    else (folder / entry.filename).read_bytes() == archive.read(entry)
+                    for entry in entries
+                )
+        except (OSError, zipfile.BadZipFile, EOFError, XInferError):
+            return False
 
 
 def read_labels(data: bytes) -> tuple[str, ...]:
