@@ -67,14 +67,24 @@ def test_load_is_refused_when_the_receipt_was_edited(
         InferenceEngine.load(tmp_path / "edited.engine", public_key=keys[1])
 
 
+@pytest.mark.parametrize("signed", [True, False])
 def test_cached_load_is_refused_when_the_cache_was_edited(
-    engine_file: Path, keys: tuple[Path, Path], tmp_path: Path
+    engine_file: Path, keys: tuple[Path, Path], tmp_path: Path, signed: bool
 ) -> None:
-    InferenceEngine.load(engine_file, public_key=keys[1], cache_dir=tmp_path).close()
+    def load() -> None:
+        InferenceEngine.load(
+            engine_file, public_key=keys[1] if signed else None, require_signature=signed, cache_dir=tmp_path
+        ).close()
+
+    load()
     cached = tmp_path / EnginePackage.open(engine_file).digest[7:] / "artifact" / "model.onnx"
-    cached.write_bytes(cached.read_bytes() + b"\0")
-    with pytest.raises(SignatureError):
-        InferenceEngine.load(engine_file, public_key=keys[1], cache_dir=tmp_path)
+    content = bytearray(cached.read_bytes())
+    content[len(content) // 2] ^= 1
+    cached.write_bytes(content)
+    with pytest.raises(SignatureError if signed else PackageError):
+        load()
+    cached.write_bytes(content + b"\0")
+    load()  # of another size: unpacked anew
 
 
 def test_load_compiles_again_when_the_golden_pair_is_not_reproduced(
