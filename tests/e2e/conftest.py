@@ -150,6 +150,8 @@ def walk(window: BrowserContext, samples: Path) -> Walk:
     page.locator("#run[data-status=succeeded], #run[data-status=failed]").wait_for(timeout=480_000)
     assert page.locator("#run").get_attribute("data-status") == "succeeded", page.locator("main").inner_text()
 
+    # The finished run's page has just loaded itself anew: a click before its scripts ran would be lost.
+    page.wait_for_load_state("load")
     page.get_by_role("button", name="Create key").click()
     key = page.locator("[data-new-key]").inner_text()
     endpoint_url = page.locator("#call .copy-line code").first.inner_text()
