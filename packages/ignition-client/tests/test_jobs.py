@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from ignition_client.errors import InputError
-from ignition_client.jobs.build import _alternating, _every
 from ignition_client.jobs.runner import JobContext, run_folder
 from ignition_client.jobs.train import recipe_module
 from ignition_client.wire import CheckReport
@@ -88,15 +87,6 @@ def test_unknown_template_is_a_typed_error() -> None:
     with pytest.raises(InputError) as caught:
         recipe_module("astrology")
     assert caught.value.code == "job.unknown_template"
-
-
-def test_every_beginning_of_the_order_has_the_shares_of_the_whole() -> None:
-    items = [{"path": str(i), "label": int(i >= 80)} for i in range(100)]
-    order = _alternating(items)
-    assert sorted(order, key=lambda item: int(item["path"])) == items
-    assert [sum(item["label"] for item in order[:n]) for n in (10, 50, 100)] == [2, 10, 20]
-    assert len(_every(order, 24)) == 24
-    assert _every(order[:3], 24) == order[:3]
 
 
 def test_client_imports_neither_torch_nor_web_framework() -> None:

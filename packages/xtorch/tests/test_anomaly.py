@@ -21,6 +21,7 @@ from xtorch.export import OnnxModel, score_parity
 from xtorch.models.anomaly import AnomalyConfig, AnomalyModel
 from xtorch.tasks.anomaly import AnomalySettings, load_model, naive_predict, run
 from xtorch.tasks.anomaly.candidates import greedy_coreset
+from xtorch.tasks.recipe import parse_settings
 
 SMALL = {"input_size": 128, "memory_size": 200}
 FILES = {
@@ -242,7 +243,7 @@ def test_run_leaves_nothing_behind_when_it_is_refused(tmp_path: Path, plates: An
 )
 def test_settings_are_refused_when_unknown_or_out_of_range(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingsError) as caught:
-        AnomalySettings.parse(settings)
+        parse_settings(AnomalySettings, settings)
     assert caught.value.code == "settings.invalid"
 
 

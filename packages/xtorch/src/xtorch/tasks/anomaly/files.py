@@ -18,13 +18,9 @@ from safetensors.torch import load_file, save
 
 from xtorch.errors import WeightsError
 from xtorch.models.anomaly import AnomalyConfig, AnomalyModel
+from xtorch.tasks.recipe import write_json
 
 _ARCHITECTURE = "xtorch.models.anomaly.AnomalyModel"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON that any reader takes: UTF-8, no NaN, no infinity."""
-    path.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def save_model(model: AnomalyModel, folder: Path) -> None:

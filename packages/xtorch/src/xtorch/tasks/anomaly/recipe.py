@@ -8,11 +8,9 @@ Shapes: N images, C channels, h and w rows and columns of the patch grid, S side
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +37,9 @@ from xtorch.tasks.anomaly.candidates import (
     score_patches,
 )
 from xtorch.tasks.anomaly.features import FeatureExtractor
-from xtorch.tasks.anomaly.files import save_model, task_spec, write_json
+from xtorch.tasks.anomaly.files import save_model, task_spec
 from xtorch.tasks.anomaly.report import evaluation, held_out, worst_mistakes
+from xtorch.tasks.recipe import all_or_nothing, parse_settings, write_json
 
 TEMPLATE = "anomaly-detection"
 _CHECK, _FEATURES, _CANDIDATES, _HEAD, _EXPORT, _REPORT = (
@@ -91,27 +90,6 @@ class AnomalySettings:
                 "candidates must name memory or gaussian, and may name head.", value=list(self.candidates)
             )
 
-    @classmethod
-    def parse(cls, settings: Mapping[str, Any]) -> AnomalySettings:
-        """Settings from a job's mapping.
-
-        Raises:
-            SettingsError: a name is unknown or a value out of range.
-        """
-        known = {field.name for field in fields(cls)}
-        for name in settings:
-            if name not in known:
-                raise SettingsError(
-                    f"There is no setting {name!r}.", value=name, hint=f"known: {', '.join(sorted(known))}"
-                )
-        values = dict(settings)
-        try:
-            if "candidates" in values:
-                values["candidates"] = tuple(values["candidates"])
-            return cls(**values)
-        except TypeError as error:
-            raise SettingsError(f"A setting has the wrong type: {error}", value=values) from error
-
 
 def run(
     dataset_dir: str | Path,
@@ -146,12 +124,10 @@ def run(
         ExportError: the model could not be exported, or the export gives other answers.
     """
     started = time.monotonic()
-    chosen_settings = AnomalySettings.parse(settings or {})
+    chosen_settings = parse_settings(AnomalySettings, settings or {})
     dataset_dir, output_dir = Path(dataset_dir), Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=output_dir))
-    try:
-        result = _Run(
+    with all_or_nothing(output_dir) as partial:
+        return _Run(
             dataset_dir=dataset_dir,
             folder=partial,
             name=name,
@@ -163,14 +139,6 @@ def run(
             cache_dir=None if cache_dir is None else Path(cache_dir),
             started=started,
         ).execute()
-        for item in sorted(partial.iterdir()):
-            target = output_dir / item.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            item.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return result
 
 
 def _refuse(inspection: Inspection) -> None:
