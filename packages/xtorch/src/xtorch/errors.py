@@ -3,10 +3,16 @@
 XTorchError
 ├── DataError                 data.invalid            the dataset cannot be trained on
 │   ├── LayoutError           data.layout             folders are not laid out in a known way
-│   └── TooFewImagesError     data.too_few            a class has fewer usable images than needed
+│   ├── TooFewImagesError     data.too_few            a class has fewer usable images than needed
+│   ├── TableError            data.table              a table cannot be read
+│   └── ColumnsError          data.columns            a table's columns are not what the task needs
 ├── SettingsError             settings.invalid        a setting is unknown or out of range
 ├── WeightsError              weights.unavailable     pretrained weights are missing or do not fit
 ├── TrainingError             training.failed         training gave nothing usable (loss is not finite)
+├── CheckpointError           checkpoint.invalid      a checkpoint is torn, missing or cannot be written
+│   └── ForeignCheckpointError checkpoint.foreign     a checkpoint is of another model, setting or machine set
+├── TuningError               tuning.failed           a hyper-parameter search gave nothing usable
+│   └── TuningStorageError    tuning.storage          a search's journal is in use, damaged or another's
 └── ExportError               export.failed           the model could not be exported
     └── ParityError           export.parity           the exported model does not agree with its source
 """
@@ -58,6 +64,18 @@ class TooFewImagesError(DataError):
     code = "data.too_few"
 
 
+class TableError(DataError):
+    """A table cannot be read."""
+
+    code = "data.table"
+
+
+class ColumnsError(DataError):
+    """A table's columns are not what the task needs, or it cannot be told which is which."""
+
+    code = "data.columns"
+
+
 class SettingsError(XTorchError):
     """A setting is unknown or out of range."""
 
@@ -74,6 +92,31 @@ class TrainingError(XTorchError):
     """Training gave nothing usable."""
 
     code = "training.failed"
+
+
+class TuningError(XTorchError):
+    """A hyper-parameter search gave nothing usable."""
+
+    code = "tuning.failed"
+
+
+class TuningStorageError(TuningError):
+    """A search's journal cannot be used: another process writes it, it is damaged or another search's."""
+
+    code = "tuning.storage"
+
+
+class CheckpointError(XTorchError):
+    """A checkpoint is torn, missing or cannot be written."""
+
+    code = "checkpoint.invalid"
+
+
+class ForeignCheckpointError(CheckpointError):
+    """A checkpoint belongs to another training: other model, settings, callbacks or number of processes."""
+
+    code = "checkpoint.foreign"
+    hint = "resume with the model, settings and callbacks of that training, or use another folder"
 
 
 class ExportError(XTorchError):
