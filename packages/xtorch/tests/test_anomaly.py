@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from xtorch.models.anomaly import AnomalyConfig, AnomalyModel
 from xtorch.tasks.anomaly import AnomalySettings, load_model, naive_predict, run
 from xtorch.tasks.anomaly.candidates import greedy_coreset
 from xtorch.tasks.recipe import parse_settings
+from xtorch.tasks.report import Report
 
 SMALL = {"input_size": 128, "memory_size": 200}
 FILES = {
@@ -73,7 +74,7 @@ def test_result_and_check_are_wire_models(trained: Trained) -> None:
     wire = pytest.importorskip("ignition_client.wire", reason="the client is not installed")
     result = wire.TrainResult.model_validate(trained.result)
     report = trained.read("report.json")
-    assert wire.CheckReport.model_validate(report["check"]).num_images == 65
+    assert wire.CheckReport.model_validate(report["check"]).num_items == 64
     assert result.value == report["metrics"]["image_auroc"]["value"]
     assert result.num_test == len(report["held_out"]) == sum(report["counts"]["test"].values())
 
@@ -84,15 +85,14 @@ def test_run_finds_the_defects(trained: Trained) -> None:
 
 def test_report_has_every_part_and_its_numbers_agree(trained: Trained) -> None:
     report = trained.read("report.json")
-    assert set(report) == {
-        *("schema_version", "template", "name", "seed", "duration_s", "timings_s", "check", "protocol"),
-        *("counts", "leaderboard", "metrics", "operating_point", "roc", "histogram", "confusion"),
-        *("worst", "held_out", "parity"),
-    }
+    assert report["schema_version"] == 2
+    assert set(report) == {field.name for field in fields(Report)} | {"schema_version"}
     kept = [entry for entry in report["leaderboard"] if entry["kept"]]
     assert [entry["name"] for entry in kept] == [trained.result["candidate"]]
-    assert {entry["name"] for entry in report["leaderboard"]} == {"memory", "gaussian", "head"}
-    best = max(entry["validation"]["image_auroc"] for entry in report["leaderboard"])
+    kinds = {entry["name"]: entry["kind"] for entry in report["leaderboard"]}
+    assert kinds == {"memory": "model", "gaussian": "model", "head": "model", "mean_colour": "baseline"}
+    models = [entry for entry in report["leaderboard"] if entry["kind"] == "model"]
+    best = max(entry["validation"]["image_auroc"] for entry in models)
     assert kept[0]["validation"]["image_auroc"] == best
     assert kept[0]["test"]["image_auroc"] == trained.result["value"]
     for metric in report["metrics"].values():
@@ -103,10 +103,20 @@ def test_report_has_every_part_and_its_numbers_agree(trained: Trained) -> None:
     assert tp == sum(item["label"] == 1 and item["score"] >= threshold for item in held_out)
     assert fp == sum(item["label"] == 0 and item["score"] >= threshold for item in held_out)
     assert tn + fp + fn + tp == len(held_out)
-    assert sum(report["histogram"]["ok"]) == tn + fp
-    assert sum(report["histogram"]["defective"]) == fn + tp
-    for item in report["worst"]:
-        for name in (item["image"], item["heatmap"]):
+    charts = {chart["id"]: chart for chart in report["charts"]}
+    bars = {series["name"]: sum(series["y"]) for series in charts["scores"]["series"]}
+    assert bars == {"ok": tn + fp, "defective": fn + tp}
+    assert charts["scores"]["marks"][0]["x"] == threshold
+    assert len(charts["scores"]["x"]) == len(charts["scores"]["series"][0]["y"]) + 1
+    found = charts["roc"]["series"][0]["y"]
+    assert np.trapezoid(found, charts["roc"]["x"]) == pytest.approx(trained.result["value"])
+    assert charts["roc"]["marks"][0]["x"] == fp / (fp + tn)
+    (kind,) = report["tables"][0]["rows"]
+    assert kind[:3] == ["hole", fn + tp, tp]
+    assert len(report["gallery"]) == 12
+    for item in report["gallery"]:
+        assert item["right"] == (item["truth"].split(" ")[0] == item["answer"])
+        for name in item["images"]:
             with Image.open(trained.folder / "report" / name) as picture:
                 assert picture.format == "JPEG"
     assert "ok/broken.png" in str(report["check"]["findings"])

@@ -28,6 +28,7 @@ from xtorch.export import export_image_model, score_parity
 from xtorch.metrics import auroc, best_f1_threshold
 from xtorch.models.anomaly import AnomalyConfig, AnomalyModel, Patches
 from xtorch.progress import Progress, Stages, silent
+from xtorch.tasks.anomaly.baseline import colour_scores, mean_colours
 from xtorch.tasks.anomaly.candidates import (
     Candidate,
     fit_gaussian,
@@ -38,8 +39,19 @@ from xtorch.tasks.anomaly.candidates import (
 )
 from xtorch.tasks.anomaly.features import FeatureExtractor
 from xtorch.tasks.anomaly.files import save_model, task_spec
-from xtorch.tasks.anomaly.report import evaluation, held_out, worst_mistakes
+from xtorch.tasks.anomaly.gallery import worst_mistakes
+from xtorch.tasks.anomaly.report import (
+    confusion_matrix,
+    cost_on_test,
+    has_both,
+    held_out,
+    histogram_chart,
+    kinds_table,
+    metrics_with_intervals,
+    roc_chart,
+)
 from xtorch.tasks.recipe import all_or_nothing, parse_settings, write_json
+from xtorch.tasks.report import LeaderboardRow, Report
 
 TEMPLATE = "anomaly-detection"
 _CHECK, _FEATURES, _CANDIDATES, _HEAD, _EXPORT, _REPORT = (
@@ -382,7 +394,7 @@ class _Run:
         labels_N = np.array([image.label for image in picked])
         return {
             "num_samples": len(picked),
-            "max_abs_score_diff": float(np.abs(source_N - onnx_N).max()),
+            "max_abs_diff": float(np.abs(source_N - onnx_N).max()),
             "metric_source": auroc(labels_N, source_N),
             "metric_onnx": auroc(labels_N, onnx_N),
         }
@@ -424,8 +436,7 @@ class _Run:
                 for part, images in parts.parts.items()
             },
         )
-        scored = evaluation(labels["test"], scores_N, threshold, seed=self.seed)
-        worst = worst_mistakes(
+        gallery = worst_mistakes(
             self.dataset_dir,
             self.folder,
             parts.test,
@@ -434,49 +445,85 @@ class _Run:
             threshold=threshold,
             map_range=(float(np.median(good_NSS)), float(np.quantile(maps_NSS, 0.999))),
         )
+        leaderboard = [
+            *(self._row(candidate, labels["test"], kept=candidate is winner) for candidate in candidates),
+            self._baseline_row(parts, labels),
+        ]
+        kinds = kinds_table(parts.test, scores_N, threshold)
+        metrics = metrics_with_intervals(labels["test"], scores_N, threshold, seed=self.seed)
         self.stages.report(_REPORT, 1.0)
         self.stages.close()
         duration_s = round(time.monotonic() - self.started, 3)
-        has_choice = winner.validation_auroc is not None
-        report = {
-            "schema_version": 1,
-            "template": TEMPLATE,
-            "name": self.name,
-            "seed": self.seed,
-            "duration_s": duration_s,
-            "timings_s": self.stages.timings_s,
-            "check": inspection.report,
-            "protocol": parts.protocol,
-            "counts": parts.counts(),
-            "leaderboard": [
-                {
-                    "name": candidate.name,
-                    "title": candidate.title,
-                    "kept": candidate is winner,
-                    "validation": {"image_auroc": candidate.validation_auroc},
-                    "test": {"image_auroc": auroc(labels["test"], candidate.scores("test"))},
-                    "fit_s": round(candidate.fit_s, 3),
-                    "settings": candidate.settings,
-                    "note": candidate.note
-                    if has_choice
-                    else "No defective validation images: the default candidate is kept.",
-                }
-                for candidate in candidates
+        report = Report(
+            template=TEMPLATE,
+            name=self.name,
+            seed=self.seed,
+            duration_s=duration_s,
+            timings_s=self.stages.timings_s,
+            check=inspection.report,
+            protocol=parts.protocol,
+            counts=parts.counts(),
+            metric="image_auroc",
+            metrics=metrics,
+            leaderboard=leaderboard,
+            operating_point={
+                "threshold": threshold,
+                "rule": rule,
+                "chosen_on": "validation",
+                **cost_on_test(labels["test"], scores_N, threshold),
+            },
+            confusion=confusion_matrix(labels["test"], scores_N, threshold),
+            charts=[
+                roc_chart(labels["test"], scores_N, threshold),
+                histogram_chart(labels["test"], scores_N, threshold),
             ],
-            **scored,
-            "operating_point": {"threshold": threshold, "rule": rule, "chosen_on": "validation"},
-            "worst": worst,
-            "held_out": held_out(parts.test, scores_N),
-            "parity": dict(parity),
-        }
-        write_json(self.folder / "report.json", report)
+            tables=[] if kinds is None else [kinds],
+            gallery=gallery,
+            parity=parity,
+            held_out=held_out(parts.test, scores_N),
+        )
+        write_json(self.folder / "report.json", report.to_dict())
         return {
             "metric": "image_auroc",
-            "value": scored["metrics"]["image_auroc"]["value"],
+            "value": metrics["image_auroc"]["value"],
             "num_test": len(parts.test),
             "candidate": winner.name,
             "duration_s": duration_s,
         }
+
+    def _row(self, candidate: Candidate, test_labels_N: np.ndarray, *, kept: bool) -> LeaderboardRow:
+        chosen = candidate.validation_auroc is not None
+        return LeaderboardRow(
+            name=candidate.name,
+            title=candidate.title,
+            kind="model",
+            kept=kept,
+            validation={"image_auroc": candidate.validation_auroc},
+            test={"image_auroc": auroc(test_labels_N, candidate.scores("test"))},
+            fit_s=round(candidate.fit_s, 3),
+            settings=candidate.settings,
+            note=candidate.note
+            if chosen
+            else "No defective validation images: the default candidate is kept.",
+        )
+
+    def _baseline_row(self, parts: Split, labels: Mapping[str, np.ndarray]) -> LeaderboardRow:
+        start = time.monotonic()
+        good = mean_colours(self.dataset_dir, [image for image in parts.train if image.label == 0])
+        values: dict[str, float | None] = {}
+        for part in ("validation", "test"):
+            if has_both(labels[part]):
+                colours = mean_colours(self.dataset_dir, parts.parts[part])
+                values[part] = auroc(labels[part], colour_scores(good, colours))
+        return LeaderboardRow(
+            name="mean_colour",
+            title="Distance to the mean colour of good images",
+            kind="baseline",
+            kept=False,
+            validation={"image_auroc": values.get("validation")},
+            test={"image_auroc": values.get("test")},
+            fit_s=round(time.monotonic() - start, 3),
+        )
 
 
 def _threshold(labels_N: np.ndarray, scores_N: np.ndarray) -> tuple[float, str]:
