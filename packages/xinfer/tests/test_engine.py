@@ -77,7 +77,7 @@ def test_cached_load_is_refused_when_the_cache_was_edited(
         ).close()
 
     load()
-    cached = tmp_path / EnginePackage.open(engine_file).digest[7:] / "artifact" / "model.onnx"
+    cached = tmp_path / EnginePackage.open(engine_file).key / "artifact" / "model.onnx"
     content = bytearray(cached.read_bytes())
     content[len(content) // 2] ^= 1
     cached.write_bytes(content)

@@ -31,9 +31,17 @@ def test_write_is_deterministic(package_folder: Path, tmp_path: Path) -> None:
     first = EnginePackage.write(tmp_path / "a.engine", package_folder)
     copy = shutil.copytree(package_folder, tmp_path / "copy")
     second = EnginePackage.write(tmp_path / "b.engine", copy)
-    assert first.digest == second.digest
+    assert (first.digest, first.key) == (second.digest, second.key)
     names = zipfile.ZipFile(first.path).namelist()
     assert names == sorted(names)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "receipt.json", "golden.npz", "labels.json"])
+def test_key_tells_packages_apart(name: str, engine_file: Path, tmp_path: Path) -> None:
+    content = zipfile.ZipFile(engine_file).read(name)
+    changed = content + b" " if name.endswith(".json") else content + b"\0"
+    other = EnginePackage.open(_rewrite(engine_file, tmp_path / "other.engine", {name: changed}))
+    assert other.key != EnginePackage.open(engine_file).key
 
 
 def test_write_leaves_nothing_when_the_folder_is_incomplete(package_folder: Path, tmp_path: Path) -> None:

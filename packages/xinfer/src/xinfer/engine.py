@@ -66,7 +66,6 @@ class InferenceEngine:
 
     Attributes:
         manifest, receipt, task, labels, golden: What the package says.
-        digest: Content address of the engine file.
         settings: How it uses this machine.
     """
 
@@ -86,7 +85,7 @@ class InferenceEngine:
         self.labels = read_labels((folder / "labels.json").read_bytes())
         self.task: TaskSpec | None = self.manifest.task
         self.golden = Golden.from_bytes((folder / "golden.npz").read_bytes())
-        self.digest = package.digest
+        self._package = package
         assets = folder / "artifact" / ASSETS
         self._assets = {path.name: path.read_bytes() for path in assets.iterdir()} if assets.is_dir() else {}
         self.settings = settings
@@ -156,7 +155,7 @@ class InferenceEngine:
         temporary = (
             Path(tempfile.mkdtemp(prefix="xinfer-engine-", dir=temp_dir)) if cache_dir is None else None
         )
-        folder = Path(cache_dir or temporary or "") / package.digest[7:]
+        folder = Path(cache_dir or temporary or "") / package.key
         try:
             package.extract(folder)
             if public_key is not None:
@@ -284,6 +283,11 @@ class InferenceEngine:
                 f"the engine carries no {name!r}", value=name, hint=f"it carries {sorted(self._assets)}"
             )
         return self._assets[name]
+
+    @property
+    def digest(self) -> str:
+        """Content address of the engine file."""
+        return self._package.digest
 
     def executed_precision(self) -> str:
         """What the runtime executes here, read back from it. Raises EngineClosedError."""

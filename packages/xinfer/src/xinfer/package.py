@@ -13,6 +13,7 @@ import stat
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
@@ -140,13 +141,14 @@ class EnginePackage:
 
     Attributes:
         path: The file.
-        digest: Content address of the file.
+        key: SHA-256 in hex over all but the artifact, whose digest the manifest holds: names the content as
+            `digest` does, without reading the artifact.
         manifest, receipt, labels: Its documents.
         signed: Whether it carries a signature (which opening does not check).
     """
 
     path: Path
-    digest: str
+    key: str
     manifest: Manifest
     receipt: Receipt
     labels: tuple[str, ...]
@@ -213,7 +215,10 @@ class EnginePackage:
                 self.manifest = Manifest.from_json(archive.read("manifest.json"))
                 self.receipt = Receipt.from_json(archive.read("receipt.json"))
                 self.labels = read_labels(archive.read("labels.json"))
-            self.digest = file_digest(self.path)
+                documents = sorted(name for name in names if not name.startswith("artifact/"))
+                digests = (hashlib.sha256(archive.read(name)).hexdigest() for name in documents)
+                lines = [f"{digest}  {name}\n" for digest, name in zip(digests, documents, strict=True)]
+                self.key = hashlib.sha256("".join(lines).encode()).hexdigest()
         except XInferError:
             raise
         except Exception as error:
@@ -224,6 +229,11 @@ class EnginePackage:
             ) from error
         self.signed = "model.sig" in names
         return self
+
+    @cached_property
+    def digest(self) -> str:
+        """Content address of the file, ``sha256:<64 hex digits>``; reads all of it the first time."""
+        return file_digest(self.path)
 
     def golden(self) -> Golden:
         """The recorded pair. Raises PackageError if it is damaged."""
