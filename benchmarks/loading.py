@@ -1,7 +1,7 @@
 """Loading engines: cold against the compiled-blob cache, and what is left of 200 loads and unloads.
 
     .venv/bin/python benchmarks/loading.py --engine FILE [--loads 200] [--out benchmarks/results/loading.json]
-    .venv/bin/python benchmarks/loading.py --reference xtorch:resnet50     # builds an INT8 engine first
+    .venv/bin/python benchmarks/loading.py                # builds the fastest OpenVINO engine of ResNet-50 first
 
 Each load is a fresh process that loads and runs one inference, as a server does after a restart. Timed is
 `InferenceEngine.load`, golden pair included, imports excluded. With and without a cache alternate; medians.
@@ -20,10 +20,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import backend_models
 import numpy as np
 
 from xinfer import EngineBuilder, EnginePackage, HardwareTarget
-from xinfer.sources import feeds_for, read_onnx, resolve_source
+from xtorch import sources
 
 RESULT = Path(__file__).parent / "results" / "loading.json"
 
@@ -59,19 +60,16 @@ def run(script: str, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def build(reference: str, folder: Path) -> Path:
-    """An INT8 engine of a source model, compared with the source on random inputs."""
-    source = read_onnx(resolve_source(reference), folder=folder / "source")
-    shapes = {value.name: value.shape or () for value in source.facts.inputs}
-    dtypes = {value.name: value.dtype for value in source.facts.inputs}
-    samples = [feeds_for(shapes, dtypes, seed=seed) for seed in range(16)]
+def build(folder: Path) -> Path:
+    """The fastest OpenVINO engine of ResNet-50 on the inputs of `backends.py`."""
+    workload = backend_models.resnet50(folder, 48)
     path = folder / "model.engine"
     (
-        EngineBuilder.from_onnx(source.path)
+        EngineBuilder.from_onnx(sources.export(workload.reference, folder))
+        .named(workload.name)
         .with_backends("openvino")
-        .with_precision("fp32")
-        .with_int8(samples[:8])
-        .with_accuracy_budget(metric="cosine", samples=samples[8:])
+        .with_int8(workload.calibration)
+        .with_accuracy_budget(metric=workload.metric, samples=workload.samples)
         .on_progress(lambda stage, share, message: print(f"{share:4.0%} {stage} {message}", file=sys.stderr))
         .build_and_save(path)
     )
@@ -81,16 +79,16 @@ def build(reference: str, folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--engine", type=Path)
-    parser.add_argument("--reference", default="xtorch:resnet50")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--loads", type=int, default=200)
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = options.engine or build(options.reference, folder)
+        path = options.engine or build(folder)
         package = EnginePackage.open(path)
         backend = package.manifest.backend
+        engine_mib = round(path.stat().st_size / 2**20, 1)
         cache = str(folder / "cache")
         run(ONE_LOAD, str(path), backend, cache)  # fills the cache
         cold_s, cached_s = [], []
@@ -102,10 +100,10 @@ def main() -> None:
     settled = resident_mib[len(resident_mib) // 4 :]
     slope = float(np.polyfit(np.arange(len(settled)), settled, 1)[0])
     result = {
-        "engine": f"{package.manifest.identity.name if options.engine else options.reference}",
+        "engine": package.manifest.identity.name,
         "backend": backend,
         "precision_executed": package.manifest.precision.executed,
-        "engine_mib": round(path.stat().st_size / 2**20, 1) if options.engine else None,
+        "engine_mib": engine_mib,
         "cold_s": [round(value, 4) for value in cold_s],
         "cached_s": [round(value, 4) for value in cached_s],
         "cold_median_s": round(statistics.median(cold_s), 4),
