@@ -1,7 +1,7 @@
 """Loading engines: cold against the compiled-blob cache, and what is left of 200 loads and unloads.
 
     .venv/bin/python benchmarks/loading.py --engine FILE [--loads 200] [--out benchmarks/results/loading.json]
-    .venv/bin/python benchmarks/loading.py                # builds the fastest OpenVINO engine of ResNet-50 first
+    .venv/bin/python benchmarks/loading.py     # builds the fastest OpenVINO engine of ResNet-50 first
 
 Each load is a fresh process that loads and runs one inference, as a server does after a restart. Timed is
 `InferenceEngine.load`, golden pair included, imports excluded. With and without a cache alternate; medians.
