@@ -153,15 +153,16 @@ def dataset(**changes: Any) -> dict[str, Any]:
 
 def check() -> dict[str, Any]:
     return {
+        "item": "images",
         "layout": "ok_defective",
         "num_files": 102,
-        "num_images": 100,
+        "num_items": 100,
         "size_bytes": 2_500_000,
         "classes": [
-            {"name": "ok", "num_images": 70, "examples": []},
-            {"name": "defective", "num_images": 30, "examples": []},
+            {"name": "ok", "num_items": 70, "examples": []},
+            {"name": "defective", "num_items": 30, "examples": []},
         ],
-        "image_sizes": {"640x480": 100},
+        "facts": {"Image size": "640 × 480"},
         "findings": [
             {
                 "code": "duplicate",
@@ -172,6 +173,7 @@ def check() -> dict[str, Any]:
                 "paths": [],
             }
         ],
+        "suits": ["visual-anomaly-detection"],
         "duration_s": 0.5,
     }
 

@@ -52,8 +52,9 @@ def test_check_job_reports_on_real_images_without_loading_torch(tmp_path: Path) 
     done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     report = CheckReport.model_validate(outcome(folder)["result"])
-    assert report.num_images == 3
-    assert report.image_sizes == {"100x80": 3}
+    assert report.num_items == 3
+    assert report.facts == {"Image size": "100 × 80"}
+    assert report.suits[0] == "visual-anomaly-detection"
     assert report.blocking, "three images are too few"
 
 

@@ -14,12 +14,14 @@ TARGET = "cpu-x86_64-avx2"
 PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----\nfake\n-----END PUBLIC KEY-----\n"
 
 CHECK: dict[str, Any] = {
+    "item": "images",
     "layout": "ok_defective",
     "num_files": 2,
-    "num_images": 2,
+    "num_items": 2,
     "size_bytes": 10,
-    "classes": [{"name": "ok", "num_images": 1, "examples": ["ok/a.png"]}],
-    "image_sizes": {"8x8": 2},
+    "classes": [{"name": "ok", "num_items": 1, "examples": ["ok/a.png"]}],
+    "facts": {"Image size": "8 × 8"},
+    "suits": ["visual-anomaly-detection"],
     "findings": [],
     "duration_s": 0.1,
 }

@@ -23,12 +23,12 @@ from ignition_hub.jobs.service import Jobs, JobState
 
 AGENT = Actor(kind="agent", name="agent")
 CHECK = {
+    "item": "images",
     "layout": "ok_defective",
     "num_files": 0,
-    "num_images": 0,
+    "num_items": 0,
     "size_bytes": 0,
     "classes": [],
-    "image_sizes": {},
     "findings": [],
     "duration_s": 0,
 }

@@ -121,9 +121,9 @@ class Dataset(Answer):
 
 class ClassCount(Answer):
     name: str
-    num_images: int
-    examples: list[RelativePath]
-    """Up to 12 files to show."""
+    num_items: int
+    examples: list[str] = []
+    """Up to 12 of them to show: files, or texts where the items are rows."""
 
 
 class Finding(Answer):
@@ -134,21 +134,31 @@ class Finding(Answer):
     title: str
     hint: str
     num: int
-    paths: list[RelativePath]
-    """Up to 50 of the files concerned."""
+    paths: list[str] = []
+    """Up to 50 of the items concerned: files, or ``file:row`` of a table."""
 
 
 class CheckReport(Answer):
     """What the data check found. An ``error`` finding blocks training."""
 
-    layout: Literal["ok_defective", "train_test", "class_folders", "unlabelled"]
+    template: str | None = None
+    """Whose check this is; None: the files suit no template."""
+    item: Literal["images", "rows", "series"]
+    """What is counted."""
+    layout: str
+    """The format that was detected: ``ok_defective``, ``coco``, ``long_csv``."""
     num_files: int
-    num_images: int
+    num_items: int
+    """Those that can be read."""
     size_bytes: int
-    classes: list[ClassCount]
-    image_sizes: dict[str, int]
-    """``"640x480" -> count`` (width x height), the ten most frequent."""
-    findings: list[Finding]
+    classes: list[ClassCount] = []
+    facts: dict[str, str] = {}
+    """What was inferred, for people: ``{"Text column": "body", "Frequency": "hourly"}``."""
+    charts: list[dict[str, Any]] = []
+    """As in a training report (ARCHITECTURE.md, 10.6)."""
+    findings: list[Finding] = []
+    suits: list[str] = []
+    """Ids of the templates that this data is laid out for, the best first."""
     duration_s: float
 
     @property
@@ -305,8 +315,12 @@ class JobRelease(Request):
 
 
 class CheckSpec(Answer):
+    """Inputs: the dataset's files under ``dataset/``."""
+
     dataset: str
     version: int
+    template: str | None = None
+    """Whose check; None: the one that the files suit best."""
 
 
 class TrainSpec(Answer):
@@ -401,6 +415,8 @@ class RunStart(Request):
     budget_s: Annotated[float, Field(gt=0, le=86_400)] = 120
     max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
     seed: int = 0
+    settings: dict[str, Any] = {}
+    """For the recipe, by name; `Template.settings` lists those that people are asked for."""
     idempotency_key: Annotated[str, StringConstraints(max_length=64)] | None = None
 
 

@@ -299,21 +299,22 @@ def run(item: Run) -> RenderableType:
 
 def check(report: CheckReport) -> RenderableType:
     """What the data check found."""
-    sizes = ", ".join(f"{shape} ({num})" for shape, num in list(report.image_sizes.items())[:4])
     parts: list[RenderableType] = [
         Text("Data check", style="bold"),
         fields(
             (
-                "images",
-                f"{report.num_images} ({size(report.size_bytes)}), checked in {duration(report.duration_s)}",
+                report.item,
+                f"{report.num_items:,} ({size(report.size_bytes)}), checked in {duration(report.duration_s)}",
             ),
-            ("classes", ", ".join(f"{c.name} {c.num_images}" for c in report.classes)),
-            ("sizes", sizes),
+            ("layout", report.layout.replace("_", " ")),
+            ("classes", ", ".join(f"{c.name} {c.num_items:,}" for c in report.classes)),
+            *((name.lower(), value) for name, value in report.facts.items()),
+            ("suits", ", ".join(report.suits)),
         ),
     ]
     if report.findings:
         rows = [(status(f.severity), f.num, f.title, f.hint) for f in report.findings]
-        parts.append(table("finding", ">files", "", "what to do", rows=rows))
+        parts.append(table("finding", ">count", "", "what to do", rows=rows))
     else:
         parts.append(Text("No findings.", style="green"))
     return Group(*parts)

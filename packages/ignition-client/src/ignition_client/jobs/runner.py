@@ -90,6 +90,12 @@ def _failure(error: Exception) -> dict[str, Any]:
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         problem = JobError(code="job.disk_full", message="The agent's disk is full.", hint="Free some space.")
         retryable = True
+    elif isinstance(error, ModuleNotFoundError):
+        problem = JobError(
+            code="job.missing_package",
+            message=f"This agent's installation lacks '{error.name}'.",
+            hint="Install it for the agent: pip install -U 'ignition-client[agent]'.",
+        )
     else:
         last_line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
         problem = JobError(code="job.crashed", message=last_line, hint="The job's log has the details.")

@@ -9,8 +9,15 @@ from ignition_client.errors import InputError
 from ignition_client.jobs.runner import JobContext
 from ignition_client.wire import TrainResult, TrainSpec
 
-RECIPES = {"visual-anomaly-detection": "xtorch.tasks.anomaly"}
-"""Template id -> module with ``run``, ``load_model`` and ``naive_predict``."""
+RECIPES = {
+    "visual-anomaly-detection": "xtorch.tasks.anomaly",
+    "object-detection": "xtorch.tasks.detection",
+    "text-classification": "xtorch.tasks.text",
+    "sales-forecasting": "xtorch.tasks.forecasting",
+    "image-classification": "xtorch.tasks.classification",
+    "image-segmentation": "xtorch.tasks.segmentation",
+}
+"""Template id -> the recipe's module (ARCHITECTURE.md, 10.3)."""
 
 
 def recipe_module(template: str) -> Any:
@@ -19,15 +26,20 @@ def recipe_module(template: str) -> Any:
     Raises:
         InputError: This agent does not know the template.
     """
-    try:
-        return import_module(RECIPES[template])
-    except KeyError:
-        raise InputError(
-            "This agent does not know the template.",
-            code="job.unknown_template",
-            value=template,
-            hint="Update the agent: pip install -U 'ignition-client[agent]'.",
-        ) from None
+    name = RECIPES.get(template)
+    if name is not None:
+        try:
+            return import_module(name)
+        except ModuleNotFoundError as error:
+            # What the recipe itself needs and misses is another problem.
+            if error.name != name:
+                raise
+    raise InputError(
+        f"This agent does not know the template '{template}'.",
+        code="job.unknown_template",
+        value=template,
+        hint="Update the agent: pip install -U 'ignition-client[agent]'.",
+    )
 
 
 def run(context: JobContext) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class RunRow(Base):
     budget_s: Mapped[float]
     max_drop: Mapped[float]
     seed: Mapped[int]
+    settings: Mapped[dict[str, Any]]
     idempotency_key: Mapped[str | None] = mapped_column(String(64))
     status: Mapped[str] = mapped_column(String(16))
     cancel_requested: Mapped[bool] = mapped_column(default=False)

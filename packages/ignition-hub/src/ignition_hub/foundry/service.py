@@ -89,6 +89,7 @@ class Foundry:
             budget_s=request.budget_s,
             max_drop=request.max_drop,
             seed=request.seed,
+            settings=request.settings,
             idempotency_key=request.idempotency_key,
             status="running",
             created_at=now(session),

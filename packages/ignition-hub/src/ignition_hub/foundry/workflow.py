@@ -121,7 +121,13 @@ class RunWorkflow:
         return datasets.submit_check(session, self._jobs, dataset, version)
 
     def _submit_train(self, session: Session, _actor: Actor, run: RunRow) -> JobState:
-        spec = wire.TrainSpec(template=run.template, name=run.name, budget_s=run.budget_s, seed=run.seed)
+        spec = wire.TrainSpec(
+            template=run.template,
+            name=run.name,
+            budget_s=run.budget_s,
+            seed=run.seed,
+            settings=run.settings,
+        )
         return self._jobs.submit(
             session,
             job_id=f"{run.id}-train",

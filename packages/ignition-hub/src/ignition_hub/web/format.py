@@ -21,6 +21,15 @@ METRICS = {
     "false_alarm_rate": "False alarm rate",
     "miss_rate": "Miss rate",
 }
+LAYOUTS = {
+    "ok_defective": "ok and defective folders",
+    "train_test": "train and test folders",
+    "class_folders": "one folder per class",
+    "unlabelled": "no labels",
+    "coco": "COCO boxes",
+    "yolo": "YOLO boxes",
+    "voc": "Pascal VOC boxes",
+}
 SEVERITIES = ("error", "warning", "info")
 
 
@@ -88,6 +97,11 @@ def metric(name: str | None) -> str:
     return METRICS.get(name, name.replace("_", " ")) if isinstance(name, str) else "Quality"
 
 
+def layout(name: str) -> str:
+    """A data check's layout, in words where they are known."""
+    return LAYOUTS.get(name, name.replace("_", " "))
+
+
 def by_severity(findings: Sequence[wire.Finding]) -> list[wire.Finding]:
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
@@ -118,6 +132,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "ago": ago,
     "metric": metric,
     "by_severity": by_severity,
+    "layout": layout,
     "json": embedded_json,
     "inline_code": inline_code,
 }

@@ -12,6 +12,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from ignition_client import wire
 from ignition_hub import __version__
+from ignition_hub.foundry.templates import TEMPLATES
 from ignition_hub.web.format import FILTERS
 
 FOLDER = Path(__file__).parent
@@ -52,6 +53,10 @@ def report_file(run_id: str, path: str) -> str:
     return f"/v1/runs/{quote(run_id)}/report/{quote(path.removeprefix('report/'))}"
 
 
+def template_name(template_id: str) -> str:
+    return next((known.name for known in TEMPLATES if known.id == template_id), template_id)
+
+
 def label_name(label: object) -> str:
     return {"0": "ok", "1": "defective"}.get(str(label), str(label))
 
@@ -70,6 +75,8 @@ environment.globals.update(
     thumbnail=thumbnail,
     report_file=report_file,
     report_label=label_name,
+    template_name=template_name,
+    max_classes=12,
     version=__version__,
 )
 

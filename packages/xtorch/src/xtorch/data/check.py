@@ -5,31 +5,27 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from xtorch.data.duplicates import connected, exact_groups, near_pairs
+from xtorch.data.findings import MAX_EXAMPLES, CheckReport, ClassCount, Findings
 from xtorch.data.images import ImageFacts, image_facts
 from xtorch.data.layout import DEFECTIVE, OK, ImageFile, ImageFolder, scan_image_folder
+from xtorch.data.masks import mask_problem
 from xtorch.progress import Progress, silent
 
 MIN_OK = 20
 """Fewer usable good images than this cannot be trained on and tested."""
-MIN_DEFECTIVE = 4
-"""Fewer usable defective images than this leave nothing to measure accuracy with."""
 FEW_OK = 60
 FEW_DEFECTIVE = 20
 _TINY_PX = 64
-_MAX_PATHS = 50
-_MAX_EXAMPLES = 12
-_MAX_SIZES = 10
-
-Severity = Literal["error", "warning", "info"]
+_MAX_SIZES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +39,8 @@ class UsableImage:
     digest: str
     group: int
     """Near duplicates share a group; a group never straddles two parts of a split."""
+    mask: str | None = None
+    """Path of the picture that outlines its defects, where it can be used."""
 
 
 @dataclass(kw_only=True)
@@ -58,41 +56,6 @@ class Inspection:
     def errors(self) -> list[dict[str, Any]]:
         """Findings that block training."""
         return [finding for finding in self.report["findings"] if finding["severity"] == "error"]
-
-
-class _Findings:
-    """Collects findings; one without a file or count is not one."""
-
-    def __init__(self) -> None:
-        self.found: list[dict[str, Any]] = []
-
-    def add(
-        self,
-        code: str,
-        severity: Severity,
-        title: str,
-        hint: str,
-        paths: Iterable[str] = (),
-        *,
-        num: int | None = None,
-    ) -> None:
-        listed = sorted(paths)
-        count = len(listed) if num is None else num
-        if count or num is not None:
-            self.found.append(
-                {
-                    "code": code,
-                    "severity": severity,
-                    "title": title.format(num=count, s="" if count == 1 else "s"),
-                    "hint": hint,
-                    "num": count,
-                    "paths": listed[:_MAX_PATHS],
-                }
-            )
-
-    def sorted(self) -> list[dict[str, Any]]:
-        order = {"error": 0, "warning": 1, "info": 2}
-        return sorted(self.found, key=lambda finding: order[finding["severity"]])
 
 
 def check_image_folder(root: str | Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -119,24 +82,37 @@ def inspect_images(folder: ImageFolder, progress: Progress | None = None) -> Ins
     """
     started = time.monotonic()
     facts = _read_all(folder, progress or silent)
-    findings = _Findings()
+    findings = Findings()
     readable = _report_files(folder, facts, findings)
     usable = _deduplicate(folder, facts, readable, findings)
     _report_sizes(folder, facts, usable, findings)
-    kept = _group_near(folder, facts, usable, findings)
+    kept = _check_masks(folder, _group_near(folder, facts, usable, findings), findings)
     _report_counts(folder, kept, findings)
-    sizes = Counter(f"{facts[i].width}x{facts[i].height}" for i in readable)
-    report = {
-        "layout": folder.layout,
-        "num_files": folder.num_files,
-        "num_images": len(folder.images),
-        "size_bytes": folder.size_bytes,
-        "classes": _classes(folder.images, readable),
-        "image_sizes": dict(sizes.most_common(_MAX_SIZES)),
-        "findings": findings.sorted(),
-        "duration_s": round(time.monotonic() - started, 3),
-    }
-    return Inspection(folder=folder, report=report, usable=kept)
+    report = CheckReport(
+        item="images",
+        layout=folder.layout,
+        num_files=folder.num_files,
+        num_items=len(usable),
+        size_bytes=folder.size_bytes,
+        classes=_classes(folder.images, readable),
+        facts=image_size_facts([(facts[i].width, facts[i].height) for i in readable]),
+        findings=findings.sorted(),
+        duration_s=round(time.monotonic() - started, 3),
+    )
+    return Inspection(folder=folder, report=report.to_dict(), usable=kept)
+
+
+def image_size_facts(sizes: Sequence[tuple[int, int]]) -> dict[str, str]:
+    """`CheckReport.facts` about images of these sizes (width, height) in pixels: the most frequent ones."""
+    counted = Counter(sizes).most_common()
+    if not counted:
+        return {}
+    if len(counted) == 1:
+        width, height = counted[0][0]
+        return {"Image size": f"{width} × {height}"}
+    shown = [f"{width} × {height} ({num})" for (width, height), num in counted[:_MAX_SIZES]]
+    rest = len(counted) - len(shown)
+    return {"Image sizes": ", ".join(shown) + (f" and {rest} more" if rest else "")}
 
 
 def _read_all(folder: ImageFolder, progress: Progress) -> list[ImageFacts]:
@@ -151,7 +127,7 @@ def _read_all(folder: ImageFolder, progress: Progress) -> list[ImageFacts]:
     return facts
 
 
-def _report_files(folder: ImageFolder, facts: Sequence[ImageFacts], findings: _Findings) -> list[int]:
+def _report_files(folder: ImageFolder, facts: Sequence[ImageFacts], findings: Findings) -> list[int]:
     """Findings about single files; indices of the readable images."""
     broken = [i for i, fact in enumerate(facts) if fact.error is not None]
     findings.add(
@@ -172,7 +148,7 @@ def _report_files(folder: ImageFolder, facts: Sequence[ImageFacts], findings: _F
 
 
 def _deduplicate(
-    folder: ImageFolder, facts: Sequence[ImageFacts], readable: Sequence[int], findings: _Findings
+    folder: ImageFolder, facts: Sequence[ImageFacts], readable: Sequence[int], findings: Findings
 ) -> list[int]:
     """Findings about equal files; indices of what is left."""
     images = folder.images
@@ -218,7 +194,7 @@ def _deduplicate(
 
 
 def _report_sizes(
-    folder: ImageFolder, facts: Sequence[ImageFacts], usable: Sequence[int], findings: _Findings
+    folder: ImageFolder, facts: Sequence[ImageFacts], usable: Sequence[int], findings: Findings
 ) -> None:
     tiny = [i for i in usable if min(facts[i].width, facts[i].height) < _TINY_PX]
     findings.add(
@@ -250,7 +226,7 @@ def _report_sizes(
 
 
 def _group_near(
-    folder: ImageFolder, facts: Sequence[ImageFacts], usable: Sequence[int], findings: _Findings
+    folder: ImageFolder, facts: Sequence[ImageFacts], usable: Sequence[int], findings: Findings
 ) -> list[UsableImage]:
     images = folder.images
     thumbnails = [facts[i].thumbnail_hw for i in usable]
@@ -285,12 +261,62 @@ def _group_near(
                     part=image.part,
                     digest=facts[i].digest,
                     group=group,
+                    mask=image.mask,
                 )
             )
     return kept
 
 
-def _report_counts(folder: ImageFolder, usable: Sequence[UsableImage], findings: _Findings) -> None:
+def _check_masks(folder: ImageFolder, images: Sequence[UsableImage], findings: Findings) -> list[UsableImage]:
+    """Findings about masks; the images without those that cannot be used."""
+    problems: dict[str, list[str]] = {"unreadable": [], "size": [], "empty": []}
+    kept = []
+    for image in images:
+        problem = None
+        if image.mask is not None:
+            problem = mask_problem(folder.root / image.path, folder.root / image.mask)
+        if problem is not None:
+            problems[problem].append(image.mask or "")
+        kept.append(image if problem is None else replace(image, mask=None))
+    findings.add(
+        "mask.unreadable",
+        "warning",
+        "{num} mask{s} cannot be read",
+        "A mask is a picture in black and white. These are left out, their images are used without.",
+        problems["unreadable"],
+    )
+    findings.add(
+        "mask.size",
+        "warning",
+        "{num} mask{s} of another shape than the image",
+        "A mask needs its image's height and width, or the same scaled. These are left out.",
+        problems["size"],
+    )
+    findings.add(
+        "mask.empty",
+        "warning",
+        "{num} mask{s} of defective images mark nothing",
+        "Outline the defect, or move the image to ok/. These masks are left out.",
+        problems["empty"],
+    )
+    findings.add(
+        "mask.orphan",
+        "warning",
+        "{num} mask{s} without an image",
+        "A mask has its image's name, or that with _mask behind it. These are left out.",
+        folder.orphan_masks,
+    )
+    findings.add(
+        "mask.found",
+        "info",
+        "{num} mask{s} of defects",
+        "They tell how well defects are located (pixel AUROC, AUPRO); training does not need them.",
+        [image.mask for image in kept if image.mask is not None],
+    )
+    return kept
+
+
+def _report_counts(folder: ImageFolder, usable: Sequence[UsableImage], findings: Findings) -> None:
     """Findings about the layout and about how many images there are of what."""
     if not folder.images:
         findings.add(
@@ -311,7 +337,7 @@ def _report_counts(folder: ImageFolder, usable: Sequence[UsableImage], findings:
             num=len(folder.images),
         )
         return
-    given = folder.layout == "train_test"
+    given = any(u.part == "test" for u in usable)
     train_ok = [u for u in usable if u.label == OK and u.part != "test"]
     defective = [u for u in usable if u.label == DEFECTIVE and (u.part == "test" or not given)]
     where = "in train/ok" if given else "in ok"
@@ -332,13 +358,14 @@ def _report_counts(folder: ImageFolder, usable: Sequence[UsableImage], findings:
             num=len(train_ok),
         )
     where = "test/<kind>" if given else "defective"
-    if len(defective) < MIN_DEFECTIVE:
+    if not defective:
         findings.add(
-            "defective.too_few",
-            "error",
-            f"Only {len(defective)} usable images in {where}",
-            f"At least {MIN_DEFECTIVE} are needed to measure how many defects are found.",
-            num=len(defective),
+            "defective.none",
+            "info",
+            f"No usable images in {where}",
+            "The threshold is chosen by good images alone, for few false alarms. How many defects are found "
+            "cannot be measured without any.",
+            num=0,
         )
     elif len(defective) < FEW_DEFECTIVE:
         findings.add(
@@ -366,14 +393,14 @@ def _report_counts(folder: ImageFolder, usable: Sequence[UsableImage], findings:
         )
 
 
-def _classes(images: Sequence[ImageFile], readable: Sequence[int]) -> list[dict[str, Any]]:
-    """`wire.ClassCount` of each class; examples are spread evenly over the files."""
+def _classes(images: Sequence[ImageFile], readable: Sequence[int]) -> list[ClassCount]:
+    """Examples are spread evenly over the files."""
     by_class: dict[str, list[str]] = {}
     for i in readable:
         by_class.setdefault(images[i].class_name, []).append(images[i].path)
     ordered = sorted(by_class.items(), key=lambda item: (item[0] != "ok", item[0]))
     classes = []
     for name, paths in ordered:
-        picks = np.linspace(0, len(paths) - 1, min(_MAX_EXAMPLES, len(paths))).round().astype(int)
-        classes.append({"name": name, "num_images": len(paths), "examples": [paths[int(k)] for k in picks]})
+        picks = np.linspace(0, len(paths) - 1, min(MAX_EXAMPLES, len(paths))).round().astype(int)
+        classes.append(ClassCount(name=name, num_items=len(paths), examples=[paths[int(k)] for k in picks]))
     return classes

@@ -3,12 +3,13 @@
 Known layouts, in the order in which they are tried (names in any case):
 
 - ``train_test``: ``train/ok``, ``test/ok``, ``test/<anything else>`` (also MVTec AD's: ``train/good``,
-  ``test/good``, ``test/<kind>``; masks in ``ground_truth/`` are left alone); ``train/<kind>`` may exist.
-- ``ok_defective``: ``ok/`` and ``defective/`` or ``defective/<kind>/``, or ``ok/`` beside ``<kind>/``.
+  ``test/good``, ``test/<kind>``); ``train/<kind>`` may exist, ``test/`` may be missing.
+- ``ok_defective``: ``ok/``, and ``defective/``, ``defective/<kind>/``, ``<kind>/`` beside it, or nothing.
 - ``class_folders``: folders, none of which says that its images are good.
 - ``unlabelled``: images without folders.
 
-A single folder that wraps everything, as archives have it, is looked through.
+A single folder that wraps everything, as archives have it, is looked through. In the first two, masks are
+found where `xtorch.data.masks` says; elsewhere, folders of masks are left alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from xtorch.data.masks import pair_masks
 from xtorch.errors import DataError
 
 LayoutName = Literal["ok_defective", "train_test", "class_folders", "unlabelled"]
@@ -40,7 +42,6 @@ _PART_NAMES: dict[str, Part] = {
     "test": "test",
     "testing": "test",
 }
-_MASK_NAMES = frozenset({"ground_truth", "mask", "masks"})
 _IGNORED_FILES = frozenset({"thumbs.db", "desktop.ini"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 
@@ -59,6 +60,8 @@ class ImageFile:
     """Kind of defect, from the folder's name."""
     part: Part | None = None
     """Part of the data it was put into by whoever made the dataset; None: ours to decide."""
+    mask: str | None = None
+    """POSIX path of the picture that outlines its defects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +75,15 @@ class ImageFolder:
     """Files that are no images by their suffix."""
     num_files: int
     size_bytes: int
+    orphan_masks: tuple[str, ...] = ()
+    """Masks of which no image is known."""
 
 
 def _visible(name: str) -> bool:
     return not name.startswith((".", "__MACOSX")) and name.lower() not in _IGNORED_FILES
 
 
-def _walk(root: Path) -> list[tuple[str, int]]:
+def walk_files(root: Path) -> list[tuple[str, int]]:
     """Every visible file as (POSIX path, size in bytes), sorted."""
     found: list[tuple[str, int]] = []
     for folder, subfolders, names in os.walk(root):
@@ -128,33 +133,44 @@ def scan_image_folder(root: str | Path) -> ImageFolder:
     root = Path(root)
     if not root.is_dir():
         raise DataError("The dataset's folder does not exist.", value=root.name, hint="check the path")
-    files = _walk(root)
+    files = walk_files(root)
     paths = [PurePosixPath(path) for path, _ in files if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES]
     skip = len(_wrapper(paths))
-    paths = [path for path in paths if not _MASK_NAMES & {part.lower() for part in path.parts[skip:-1]}]
+    says_ok = any(part.lower() in OK_NAMES for path in paths for part in path.parts[skip:-1][:2])
+    pairing = pair_masks(
+        paths,
+        skip=skip,
+        meaningless=OK_NAMES | DEFECTIVE_NAMES | _PART_NAMES.keys(),
+        beside=says_ok,
+    )
+    paths = pairing.images
     folders = {path: path.parts[skip:-1] for path in paths}
     tops = {parts[0].lower() for parts in folders.values() if parts}
 
+    def image_file(path: PurePosixPath, names: tuple[str, ...], part: Part | None) -> ImageFile:
+        label, kind = _labelled(names)
+        mask = pairing.of_image.get(path) if label == DEFECTIVE else None
+        return ImageFile(
+            path=path.as_posix(),
+            label=label,
+            class_name=LABELS[label],
+            kind=kind,
+            part=part,
+            mask=None if mask is None else mask.as_posix(),
+        )
+
     images: list[ImageFile] = []
     layout: LayoutName
-    if "test" in {_PART_NAMES.get(top) for top in tops} and "train" in {_PART_NAMES.get(top) for top in tops}:
+    found_parts = {_PART_NAMES.get(top) for top in tops}
+    if {"train", "test"} <= found_parts or (found_parts == {"train"} and says_ok):
         layout = "train_test"
         for path, parts in folders.items():
             part = _PART_NAMES.get(parts[0].lower()) if parts else None
-            if part is None or len(parts) < 2:
-                continue
-            label, kind = _labelled(parts[1:])
-            images.append(
-                ImageFile(path=path.as_posix(), label=label, class_name=LABELS[label], kind=kind, part=part)
-            )
+            if part is not None and len(parts) >= 2:
+                images.append(image_file(path, parts[1:], part))
     elif tops & OK_NAMES:
         layout = "ok_defective"
-        for path, parts in folders.items():
-            if parts:
-                label, kind = _labelled(parts)
-                images.append(
-                    ImageFile(path=path.as_posix(), label=label, class_name=LABELS[label], kind=kind)
-                )
+        images = [image_file(path, parts, None) for path, parts in folders.items() if parts]
     elif tops:
         layout = "class_folders"
         images = [
@@ -172,6 +188,7 @@ def scan_image_folder(root: str | Path) -> ImageFolder:
         layout=layout,
         images=tuple(images),
         other_files=tuple(path for path, suffix in suffixes.items() if suffix not in IMAGE_SUFFIXES),
+        orphan_masks=tuple(mask.as_posix() for mask in pairing.orphans) if says_ok else (),
         num_files=len(files),
         size_bytes=sum(size for _, size in files),
     )
