@@ -13,15 +13,22 @@ from xtorch.tasks import anomaly
 
 def test_names_are_exactly_these() -> None:
     assert xtorch.__all__ == [
+        "EMA",
         "Callback",
+        "CheckpointError",
+        "Checkpointing",
+        "ConsoleLogger",
         "DataError",
         "EarlyStopping",
         "ExportError",
+        "ForeignCheckpointError",
         "JSONLinesLogger",
         "KeepBest",
         "LayoutError",
         "ParityError",
         "SettingsError",
+        "StepOutput",
+        "TensorBoardLogger",
         "TimeLimit",
         "TooFewImagesError",
         "Trainer",

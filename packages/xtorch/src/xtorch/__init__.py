@@ -9,8 +9,10 @@ import importlib
 from typing import Any
 
 from xtorch.errors import (
+    CheckpointError,
     DataError,
     ExportError,
+    ForeignCheckpointError,
     LayoutError,
     ParityError,
     SettingsError,
@@ -24,9 +26,14 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Callback": "xtorch.callbacks",
+    "Checkpointing": "xtorch.checkpoint",
+    "ConsoleLogger": "xtorch.callbacks",
+    "EMA": "xtorch.callbacks",
     "EarlyStopping": "xtorch.callbacks",
     "JSONLinesLogger": "xtorch.callbacks",
     "KeepBest": "xtorch.callbacks",
+    "StepOutput": "xtorch.trainer",
+    "TensorBoardLogger": "xtorch.callbacks",
     "TimeLimit": "xtorch.callbacks",
     "Trainer": "xtorch.trainer",
     "TrainerConfig": "xtorch.trainer",
@@ -34,15 +41,22 @@ _LAZY = {
 }
 
 __all__ = [
+    "EMA",
     "Callback",
+    "CheckpointError",
+    "Checkpointing",
+    "ConsoleLogger",
     "DataError",
     "EarlyStopping",
     "ExportError",
+    "ForeignCheckpointError",
     "JSONLinesLogger",
     "KeepBest",
     "LayoutError",
     "ParityError",
     "SettingsError",
+    "StepOutput",
+    "TensorBoardLogger",
     "TimeLimit",
     "TooFewImagesError",
     "Trainer",

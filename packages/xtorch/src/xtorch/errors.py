@@ -5,8 +5,10 @@ XTorchError
 │   ├── LayoutError           data.layout             folders are not laid out in a known way
 │   ├── TooFewImagesError     data.too_few            a class has fewer usable images than needed
 │   ├── TableError            data.table              a table cannot be read
-│   └── ColumnsError          data.columns            a table's columns are not what the task needs
+│   ├── ColumnsError          data.columns            a table's columns are not what the task needs
+│   └── SampleError           data.sample             a sample cannot be loaded while training
 ├── SettingsError             settings.invalid        a setting is unknown or out of range
+├── WorkerError               loader.worker           a process that loads data died
 ├── WeightsError              weights.unavailable     pretrained weights are missing or do not fit
 ├── TrainingError             training.failed         training gave nothing usable (loss is not finite)
 ├── CheckpointError           checkpoint.invalid      a checkpoint is torn, missing or cannot be written
@@ -74,6 +76,18 @@ class ColumnsError(DataError):
     """A table's columns are not what the task needs, or it cannot be told which is which."""
 
     code = "data.columns"
+
+
+class SampleError(DataError):
+    """A sample cannot be loaded, or some cannot be put into one batch; `value` is the index, or the indices."""
+
+    code = "data.sample"
+
+
+class WorkerError(XTorchError):
+    """A process that loads data died."""
+
+    code = "loader.worker"
 
 
 class SettingsError(XTorchError):

@@ -1,52 +1,91 @@
-"""A plain training loop: batches in, loss down, callbacks around it, the same result for the same seed."""
+"""The trainer: batches in, loss down, callbacks around it, the same result for the same seed."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from xtorch.callbacks import Callback, TrainState
-from xtorch.errors import SettingsError, TrainingError
+from xtorch import distributed
+from xtorch.callbacks.base import Callback
+from xtorch.checkpoint import newest_checkpoint
+from xtorch.determinism import seed_everything
+from xtorch.errors import ForeignCheckpointError, SettingsError, TrainingError
+from xtorch.execution import Execution, Precision, pick_device
+from xtorch.loop import Batch, Batches, Loop, Loss, StepOutput, Validate
+from xtorch.optim import Cosine, Schedule
+from xtorch.streaming import StreamingMetric
 
-Batch = Any
-Loss = Callable[[nn.Module, Batch], Tensor]
-Batches = Iterable[Batch] | Callable[[torch.Generator], Iterable[Batch]]
+__all__ = ["Batch", "Batches", "FitResult", "Loss", "StepOutput", "Trainer", "TrainerConfig", "Validate"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """How to train.
 
-    The learning rate warms up linearly over `warmup_epochs` and falls to zero along a cosine.
-
-    Source: Loshchilov and Hutter, "SGDR" (ICLR 2017), equation 5, without restarts; AdamW from "Decoupled
-    Weight Decay Regularization" (ICLR 2019), algorithm 2.
+    Source: AdamW, the default optimiser: Loshchilov and Hutter, "Decoupled Weight Decay Regularization"
+    (ICLR 2019), algorithm 2.
     """
 
     max_epochs: int = 50
     learning_rate: float = 1e-3
+    """The highest; of the default optimiser. Another brings its own."""
     weight_decay: float = 1e-2
-    warmup_epochs: int = 1
+    """Of the default optimiser, for all parameters."""
+    warmup_epochs: float = 1
+    """Of the default schedule."""
+    schedule: Schedule | None = None
+    """Default: linear warm-up over `warmup_epochs`, then half a cosine to 0 (`optim.Cosine`)."""
+    steps_per_epoch: int | None = None
+    """For batches that come without a length. The learning rate changes with every step where the number of
+    steps is known, else with every epoch."""
+    accumulate: int = 1
+    """Batches per optimiser step; its gradient is the mean of theirs."""
     clip_norm: float | None = 1.0
+    """Largest norm of the gradient."""
     seed: int = 0
+    deterministic: bool = False
+    """Refuse algorithms whose result depends on timing; only GPUs have them, and are slower without."""
+    device: str | None = None
+    """None: where the model is; "auto": the best one here; or its name."""
+    precision: Precision | Literal["auto"] = "fp32"
+    """Of matrix products and convolutions; weights stay float32. "auto" measures what is fastest here,
+    the layout too, and says so (`autoconfig`). The default is the safe one."""
+    channels_last: bool = False
+    """Keep images and convolutions' weights with the channels innermost: often faster."""
+    compile: bool = False
+    """Compile the model with `torch.compile`: a minute first, worth it in a long training."""
+    compile_backend: str = "inductor"
+    parallel: distributed.Parallel = "ddp"
+    """What several processes (torchrun, `distributed.process_group`) do: replicate the model or shard it."""
 
     def __post_init__(self) -> None:
         if self.max_epochs < 1:
             raise SettingsError("max_epochs must be at least 1.", value=self.max_epochs)
         if not self.learning_rate > 0:
             raise SettingsError("learning_rate must be positive.", value=self.learning_rate)
+        if self.accumulate < 1:
+            raise SettingsError("accumulate must be at least 1.", value=self.accumulate)
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise SettingsError("clip_norm must be positive, or None.", value=self.clip_norm)
+        if self.seed < 0:
+            raise SettingsError("seed must not be negative.", value=self.seed)
+        if self.precision not in ("fp32", "bf16", "fp16", "auto"):
+            raise SettingsError("precision must be fp32, bf16, fp16 or auto.", value=self.precision)
+        distributed.check(self.parallel)
+
+    @property
+    def rates(self) -> Schedule:
+        """The schedule."""
+        return self.schedule or Cosine(warmup_epochs=self.warmup_epochs)
 
     def rate(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 0."""
-        if epoch < self.warmup_epochs:
-            return self.learning_rate * (epoch + 1) / (self.warmup_epochs + 1)
-        done = (epoch - self.warmup_epochs) / max(1, self.max_epochs - self.warmup_epochs)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        """Learning rate of an epoch, counted from 0, where it changes with every epoch."""
+        return self.learning_rate * self.rates.factor(epoch, 1, self.max_epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +98,8 @@ class FitResult:
     """Metrics of each epoch."""
     stop_reason: str
     """Why it ended: all epochs done, or a callback's words."""
+    execution: Execution
+    """How steps were executed."""
 
 
 class Trainer:
@@ -79,94 +120,101 @@ class Trainer:
         train_batches: Batches,
         *,
         loss: Loss,
-        validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+        validate: Validate | None = None,
+        validation_batches: Iterable[Batch] | None = None,
+        metrics: Mapping[str, StreamingMetric] | None = None,
+        optimiser: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
+        resume: str | Path | None = None,
     ) -> FitResult:
         """Train in place.
 
         Args:
-            model: trained in place; in training mode during batches, in evaluation mode during `validate`
+            model: trained in place; in training mode during batches, in evaluation mode during validation
                 and afterwards.
             train_batches: iterated once an epoch; a function gets a seeded generator and returns the
-                epoch's batches.
-            loss: scalar loss of the model on one batch.
-            validate: metrics of the model after an epoch.
+                epoch's batches. Tensors in them are moved to the device. A source with `state_dict` and
+                `load_state_dict` is resumed within an epoch by them; of any other, the batches that were
+                used already are read again and dropped. `set_epoch` is called where there is one.
+            loss: scalar loss of the model on one batch, the mean over its samples; or a `StepOutput`, for
+                `metrics`. It has to call the model that it is given, not a part of it, when several
+                processes train.
+            validate: metrics of the model after an epoch, under the names that it gives.
+            validation_batches: `loss` and `metrics` over these after an epoch, under their names with
+                ``validation_`` before.
+            metrics: name -> metric of `StepOutput`'s predictions and targets.
+            optimiser: makes the optimiser for the model; default: AdamW. Each parameter group's learning rate
+                is multiplied by the schedule's factor.
+            resume: a folder of `Checkpointing`: go on from its newest readable checkpoint, if it has any.
 
         Returns:
             What was done.
 
         Raises:
             TrainingError: the loss is not finite, or there are no batches or nothing to train.
+            SettingsError: the device is not here.
+            CheckpointError: there are checkpoints, and none can be read.
+            ForeignCheckpointError: the checkpoint belongs to another training.
         """
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        if not parameters:
+        if not any(p.requires_grad for p in model.parameters()):
             raise TrainingError("The model has no parameters to train.")
-        torch.manual_seed(self.config.seed)
-        generator = torch.Generator().manual_seed(self.config.seed)
-        optimiser = torch.optim.AdamW(
-            parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+        config = self.config
+        found = newest_checkpoint(Path(resume)) if resume is not None else None
+        # Batches are drawn from one seed everywhere; the rest, as dropout, differs between processes.
+        seed_everything(config.seed + distributed.rank(), deterministic=config.deterministic)
+        device = pick_device(config.device, model)
+        execution = self._execution(model, train_batches, loss, device, found[1] if found else None)
+        loop = Loop(
+            config,
+            self.callbacks,
+            execution.place(model, device),
+            device=device,
+            execution=execution,
+            optimiser=optimiser or self._adamw,
+            loss=loss,
+            batches=train_batches,
+            validate=validate,
+            validation_batches=validation_batches,
+            metrics=metrics or {},
         )
-        state = TrainState(model=model)
-        self._tell("on_train_begin", state)
-        try:
-            while state.epoch < self.config.max_epochs and state.stop_reason is None:
-                for group in optimiser.param_groups:
-                    group["lr"] = self.config.rate(state.epoch)
-                self._epoch(state, train_batches, loss, validate, optimiser, generator)
-        finally:
-            model.eval()
-            self._tell("on_train_end", state)
+        if found is not None:
+            loop.restore(found[1])
+            loop.state.resumed_from = found[0].parent
+        state = loop.run()
         return FitResult(
             epochs=state.epoch,
             steps=state.step,
             history=tuple(state.history),
             stop_reason=state.stop_reason or "all epochs are done",
+            execution=execution,
         )
 
-    def _epoch(
-        self,
-        state: TrainState,
-        train_batches: Batches,
-        loss: Loss,
-        validate: Callable[[nn.Module], Mapping[str, float]] | None,
-        optimiser: torch.optim.Optimizer,
-        generator: torch.Generator,
-    ) -> None:
-        self._tell("on_epoch_begin", state)
-        state.model.train()
-        losses: list[float] = []
-        for batch in train_batches(generator) if callable(train_batches) else train_batches:
-            self._tell("on_batch_begin", state)
-            value = loss(state.model, batch)
-            losses.append(float(value.detach()))
-            if not math.isfinite(losses[-1]):
-                raise TrainingError(
-                    f"The loss is {losses[-1]} in epoch {state.epoch}.",
-                    value=losses[-1],
-                    hint="lower the learning rate, or look for broken values in the data",
-                )
-            optimiser.zero_grad(set_to_none=True)
-            value.backward()
-            if self.config.clip_norm is not None:
-                nn.utils.clip_grad_norm_(
-                    [p for group in optimiser.param_groups for p in group["params"]], self.config.clip_norm
-                )
-            optimiser.step()
-            state.step += 1
-            self._tell("on_batch_end", state)
-            if state.stop_reason is not None:
-                break
-        if not losses:
-            raise TrainingError("There are no training batches.")
-        state.model.eval()
-        metrics = {"loss": sum(losses) / len(losses)}
-        if validate is not None:
-            with torch.inference_mode():
-                metrics |= {name: float(value) for name, value in validate(state.model).items()}
-        state.epoch += 1
-        state.metrics = metrics
-        state.history.append(metrics)
-        self._tell("on_epoch_end", state)
+    def _adamw(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+        )
 
-    def _tell(self, moment: str, state: TrainState) -> None:
-        for callback in self.callbacks:
-            getattr(callback, moment)(state)
+    def _execution(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        loss: Loss,
+        device: torch.device,
+        snapshot: Mapping[str, Any] | None,
+    ) -> Execution:
+        """How to execute steps: as configured, as measured, or as the checkpoint was."""
+        config = self.config
+        if config.precision != "auto":
+            return Execution(
+                precision=config.precision, channels_last=config.channels_last, compile=config.compile
+            )
+        if snapshot is not None:
+            try:
+                return Execution(**snapshot["execution"])
+            except (KeyError, TypeError) as error:
+                raise ForeignCheckpointError(f"The checkpoint lacks {error}.", value=str(error)) from error
+        from xtorch.autoconfig import choose
+
+        choice = choose(model, batches, loss, device=device, seed=config.seed, compile=config.compile)
+        return distributed.from_main(choice).execution
