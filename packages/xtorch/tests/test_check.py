@@ -127,8 +127,7 @@ def test_check_reads_sixteen_bit_grey(plates: Any) -> None:
     ("counts", "code"),
     [
         ({"ok": MIN_OK - 1, "defective": 5}, "ok.too_few"),
-        ({"ok": MIN_OK, "defective": 3}, "defective.too_few"),
-        ({"ok": MIN_OK}, "defective.too_few"),
+        ({"train/ok": MIN_OK - 1}, "ok.too_few"),
         ({"cats": 10, "dogs": 10}, "layout.unknown"),
         ({".": 10}, "layout.unknown"),
         ({}, "image.none"),
@@ -146,3 +145,22 @@ def test_check_warns_when_there_is_little_or_lopsided_data(plates: Any) -> None:
     assert findings["ok.few"]["severity"] == findings["defective.few"]["severity"] == "warning"
     lopsided = found(check_image_folder(plates({"ok": MIN_OK, "defective/b": 30}, seed=3)))
     assert lopsided["class.imbalance"]["severity"] == "warning"
+
+
+@pytest.mark.parametrize(
+    "counts", [{"ok": MIN_OK}, {"train/good": MIN_OK}, {"train/ok": MIN_OK, "test/ok": 5}]
+)
+def test_check_passes_good_images_alone_and_says_what_cannot_be_measured(
+    plates: Any, counts: dict[str, int]
+) -> None:
+    report = check_image_folder(plates(counts))
+    assert found(report)["defective.none"]["severity"] == "info"
+    assert "cannot be measured" in found(report)["defective.none"]["hint"]
+    assert not [finding for finding in report["findings"] if finding["severity"] == "error"]
+
+
+def test_check_warns_when_hardly_a_defect_is_there(plates: Any) -> None:
+    assert (
+        found(check_image_folder(plates({"ok": MIN_OK, "defective": 1})))["defective.few"]["severity"]
+        == "warning"
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,8 @@ _SHARES = (0.55, 0.2, 0.25)
 _MIN_DEFECTIVE_TO_TRAIN = 24
 #: Fewer than this all go into the test part.
 _MIN_DEFECTIVE_TO_VALIDATE = 10
+#: A group of near duplicates with more than this share of its label's images is no group.
+_MAX_GROUP_SHARE = 0.5
 #: Share of a given training part that is held back for validation.
 _HELD_BACK = 0.2
 
@@ -71,6 +73,21 @@ def _divide(
     return parts
 
 
+def _ungrouped(images: list[UsableImage]) -> tuple[list[UsableImage], bool]:
+    """The images, and whether their groups were undone because one holds most of a label's images.
+
+    Parts of a fixed set-up look alike without being the same; in one group they could not be divided.
+    """
+    alike = False
+    for label in (OK, DEFECTIVE):
+        groups = Counter(image.group for image in images if image.label == label and image.part != "test")
+        if groups.total() >= _MIN_DEFECTIVE_TO_VALIDATE:
+            alike |= max(groups.values()) > _MAX_GROUP_SHARE * groups.total()
+    if not alike:
+        return images, False
+    return [replace(image, group=index) for index, image in enumerate(images)], True
+
+
 def split(images: Sequence[UsableImage], *, seed: int) -> Split:
     """Split images; the same images and seed give the same split.
 
@@ -79,7 +96,7 @@ def split(images: Sequence[UsableImage], *, seed: int) -> Split:
         seed: decides who goes where.
     """
     rng = np.random.default_rng(seed)
-    images = sorted(images, key=lambda image: image.path)
+    images, alike = _ungrouped(sorted(images, key=lambda image: image.path))
     test = [image for image in images if image.part == "test"]
     pool = [image for image in images if image.part != "test"]
     ok = [image for image in pool if image.label == OK]
@@ -105,6 +122,12 @@ def split(images: Sequence[UsableImage], *, seed: int) -> Split:
             "Images were divided at random, by kind of defect and with near duplicates kept together, into "
             "training, validation (for decisions) and test; the test part was used once, after everything "
             "was decided."
+        )
+
+    if alike:
+        protocol += (
+            " Most images look alike, as photographs of one product do: near duplicates could not be kept "
+            "together."
         )
 
     def ordered(part: Sequence[UsableImage]) -> tuple[UsableImage, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 TEMPLATE = "visual-anomaly-detection"
 
 _LAZY = {
-    "AnomalySettings": "xtorch.tasks.anomaly.recipe:AnomalySettings",
+    "AnomalySettings": "xtorch.tasks.anomaly.settings:AnomalySettings",
     "build_inputs": "xtorch.tasks.anomaly.judge:build_inputs",
     "check": "xtorch.data.check:check_image_folder",
     "load_model": "xtorch.tasks.anomaly.files:load_model",

@@ -106,7 +106,11 @@ class FeatureExtractor:
         report(done, len(images))
         for start in range(0, len(missing), _BATCH):
             chunk = missing[start : start + _BATCH]
-            computed = self._compute([root / images[index].path for index in chunk])
+            pixels = [
+                decode_image((root / images[index].path).read_bytes(), min_side=self.config.input_size)
+                for index in chunk
+            ]
+            computed = self._compute(pixels)
             for row, index in enumerate(chunk):
                 for output, values in zip(outputs, computed, strict=True):
                     output[index] = values[row]
@@ -115,20 +119,26 @@ class FeatureExtractor:
             report(done, len(images))
         return outputs
 
-    def _compute(self, paths: Sequence[Path]) -> list[Tensor]:
+    def maps_of(self, images: Sequence[np.ndarray], report: Callable[[int, int], None]) -> list[Tensor]:
+        """`maps` of images that are at hand, uint8 RGB [H,W,3] of any sizes; the cache is not used."""
+        computed = []
+        for start in range(0, len(images), _BATCH):
+            computed.append(self._compute(images[start : start + _BATCH]))
+            report(min(start + _BATCH, len(images)), len(images))
+        return [torch.cat(maps) for maps in zip(*computed, strict=True)]
+
+    def _compute(self, images: Sequence[np.ndarray]) -> list[Tensor]:
+        """Maps of at most `_BATCH` images. Always as many are computed: kernels, and with them the last
+        bits, depend on the number, and a run that was interrupted must end with the same ones."""
         if self._backbone is None:
             self._backbone = Backbone(self.config.strides, pretrained=True).eval()
             _fuse(self._backbone)
             self._backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.inference_mode():
-            inputs = [
-                self.preprocess(
-                    torch.from_numpy(decode_image(path.read_bytes(), min_side=self.config.input_size))[None]
-                )
-                for path in paths
-            ]
+            inputs = [self.preprocess(torch.from_numpy(image_HW3)[None]) for image_HW3 in images]
+            inputs += [torch.zeros_like(inputs[0])] * (_BATCH - len(inputs))
             x_NCHW = torch.cat(inputs).contiguous(memory_format=torch.channels_last)
-            return [x.to(torch.float16).contiguous() for x in self._backbone(x_NCHW)]
+            return [x[: len(images)].to(torch.float16).contiguous() for x in self._backbone(x_NCHW)]
 
     def _unpack(self, flat: np.ndarray, outputs: Sequence[Tensor], index: int) -> None:
         start = 0

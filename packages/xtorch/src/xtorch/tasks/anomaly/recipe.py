@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,48 +24,34 @@ from xtorch.callbacks import ReportProgress
 from xtorch.data.check import Inspection, UsableImage, inspect_images
 from xtorch.data.layout import LABELS, scan_image_folder
 from xtorch.data.splits import Split, split
-from xtorch.errors import DataError, LayoutError, SettingsError, TooFewImagesError
+from xtorch.errors import DataError, LayoutError, TooFewImagesError
 from xtorch.export import export_image_model, score_parity
-from xtorch.metrics import auroc, best_f1_threshold
+from xtorch.metrics import auroc
 from xtorch.models.anomaly import AnomalyConfig, AnomalyModel, Patches
 from xtorch.progress import Progress, Stages, silent
-from xtorch.tasks.anomaly.baseline import colour_scores, mean_colours
-from xtorch.tasks.anomaly.candidates import (
-    Candidate,
-    fit_gaussian,
-    fit_head,
-    fit_memory,
-    pooled,
-    score_patches,
-)
+from xtorch.tasks.anomaly import operating_point
+from xtorch.tasks.anomaly.candidates import Candidate, fit_gaussian, fit_head, fit_memory, score_patches
 from xtorch.tasks.anomaly.features import FeatureExtractor
-from xtorch.tasks.anomaly.files import save_model, task_spec
-from xtorch.tasks.anomaly.gallery import worst_mistakes
-from xtorch.tasks.anomaly.report import (
-    confusion_matrix,
-    cost_on_test,
-    has_both,
-    held_out,
-    histogram_chart,
-    kinds_table,
-    metrics_with_intervals,
-    roc_chart,
-)
+from xtorch.tasks.anomaly.files import save_model
+from xtorch.tasks.anomaly.operating_point import MIN_DEFECTIVE, OperatingPoint
+from xtorch.tasks.anomaly.outputs import Outcome, figures, write_spec
+from xtorch.tasks.anomaly.selection import MAX_SYNTHETIC, SYNTHETIC, damaged_maps, select
+from xtorch.tasks.anomaly.settings import AnomalySettings
 from xtorch.tasks.recipe import all_or_nothing, parse_settings, write_json
-from xtorch.tasks.report import LeaderboardRow, Report
+from xtorch.tasks.report import Report
 
 TEMPLATE = "anomaly-detection"
-_CHECK, _FEATURES, _CANDIDATES, _HEAD, _EXPORT, _REPORT = (
+_CHECK, _FEATURES, _DAMAGE, _CANDIDATES, _HEAD, _EXPORT, _REPORT = (
     "Checking images",
     "Extracting features",
+    "Drawing damage to choose by",
     "Fitting candidates",
     "Training the head",
     "Exporting",
     "Writing the report",
 )
-#: A supervised head needs at least this many defective images to train on, and these to choose it by.
+#: A supervised head needs at least this many defective images to train on.
 _MIN_DEFECTIVE_TRAIN = 12
-_MIN_DEFECTIVE_VALIDATION = 4
 #: Statistics of descriptors come from at most this many good images.
 _STATISTICS_IMAGES = 400
 #: Scores are distances or log-odds of order 1; float32 sums in another order differ by about 1e-5.
@@ -72,35 +59,6 @@ _PARITY_TOLERANCE = 1e-3
 _PARITY_IMAGES = 48
 #: The memory is chosen from this many times as many random patches.
 _POOL_FACTOR = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnomalySettings:
-    """What a run may be asked to do differently."""
-
-    input_size: int = 256
-    """Side of the image that the backbone sees, in pixels; a multiple of 32."""
-    memory_size: int = 4000
-    """Descriptors of good patches that the memory keeps."""
-    top_fraction: float = 0.2
-    """Share of an image's patches whose mean is its score, where validation cannot choose."""
-    candidates: tuple[str, ...] = ("memory", "gaussian", "head")
-    """Which scorers compete."""
-
-    def __post_init__(self) -> None:
-        if self.input_size % 32 or not 128 <= self.input_size <= 512:
-            raise SettingsError(
-                "input_size must be a multiple of 32 between 128 and 512.", value=self.input_size
-            )
-        if not 64 <= self.memory_size <= 16_384:
-            raise SettingsError("memory_size must be between 64 and 16384.", value=self.memory_size)
-        if not 0 < self.top_fraction <= 1:
-            raise SettingsError("top_fraction must be above 0 and at most 1.", value=self.top_fraction)
-        unknown = set(self.candidates) - {"memory", "gaussian", "head"}
-        if unknown or not set(self.candidates) & {"memory", "gaussian"}:
-            raise SettingsError(
-                "candidates must name memory or gaussian, and may name head.", value=list(self.candidates)
-            )
 
 
 def run(
@@ -159,7 +117,6 @@ def _refuse(inspection: Inspection) -> None:
         kind = {
             "layout.unknown": LayoutError,
             "ok.too_few": TooFewImagesError,
-            "defective.too_few": TooFewImagesError,
         }.get(finding["code"], DataError)
         raise kind(f"{finding['title']}.", value=finding["num"], hint=finding["hint"])
 
@@ -184,7 +141,15 @@ class _Run:
         num = len(scanned.images)
         self.stages = Stages(
             self.progress,
-            {_CHECK: 0.003 * num, _FEATURES: 0.04 * num, _CANDIDATES: 5, _HEAD: 8, _EXPORT: 10, _REPORT: 1},
+            {
+                _CHECK: 0.003 * num,
+                _FEATURES: 0.04 * num,
+                _DAMAGE: 0.04 * min(num / 5, MAX_SYNTHETIC),
+                _CANDIDATES: 5,
+                _HEAD: 8,
+                _EXPORT: 10,
+                _REPORT: 1,
+            },
         )
 
         def checked(
@@ -200,25 +165,43 @@ class _Run:
             part: np.array([image.label for image in images], dtype=np.int64)
             for part, images in parts.parts.items()
         }
+        operating_point.require_defects(self.settings.max_miss_rate, int(labels["validation"].sum()))
         config = AnomalyConfig(input_size=self.settings.input_size)
-        patches, descriptors = self._descriptors(config, parts, labels["train"])
+        patches, descriptors = self._descriptors(config, parts, labels)
         candidates = self._candidates(descriptors, labels)
-        winner = self._choose(candidates, labels["validation"])
-        threshold, rule = _threshold(labels["validation"], winner.scores("validation"))
+        selection = select(candidates, labels["validation"])
+        choose_point = partial(
+            operating_point.choose,
+            max_false_alarm_rate=self.settings.max_false_alarm_rate,
+            max_miss_rate=self.settings.max_miss_rate,
+            num_compared=selection.num_compared,
+        )
+        winner = selection.winner
+        point = choose_point(labels["validation"], winner.scores("validation"))
 
         # From here on nothing is decided any more.
         for candidate in candidates:
             candidate.values["test"] = score_patches(candidate.scorer, descriptors["test"])
         model = self._assemble(config, patches, winner)
-        parity = self._export(model, parts.test)
-        return self._write(
-            inspection, parts, labels, candidates, winner, model, parity, threshold=threshold, rule=rule
+        parity = self._export(model, parts.test, point)
+        self.stages.report(_REPORT, 0.0)
+        outcome = Outcome(
+            dataset_dir=self.dataset_dir,
+            parts=parts,
+            labels=labels,
+            candidates=candidates,
+            selection=selection,
+            choose_point=choose_point,
+            point=point,
+            model=model,
+            seed=self.seed,
         )
+        return self._write(inspection, outcome, parity)
 
     # --------------------------------------------------------------------------------------- steps
 
     def _descriptors(
-        self, config: AnomalyConfig, parts: Split, train_labels_N: np.ndarray
+        self, config: AnomalyConfig, parts: Split, labels: Mapping[str, np.ndarray]
     ) -> tuple[Patches, dict[str, Tensor]]:
         """Fit the descriptors' statistics on good training images, and describe every part (float16)."""
         extractor = FeatureExtractor(config, cache_dir=self.cache_dir)
@@ -234,8 +217,17 @@ class _Run:
 
             maps[part] = extractor.maps(self.dataset_dir, images, report)
             before += len(images)
+        if labels["validation"].sum() < MIN_DEFECTIVE and time.monotonic() < self.deadline:
+
+            def drawn(done: int, of: int) -> None:
+                self.stages.report(_DAMAGE, done / of, message=f"{done} of {of} images")
+
+            good_images = [image for image in parts.validation if image.label == 0]
+            maps[SYNTHETIC] = damaged_maps(
+                extractor, self.dataset_dir, good_images, seed=self.seed, report=drawn
+            )
         patches = Patches([m.shape[1] for m in maps["train"]])
-        good = torch.from_numpy(np.flatnonzero(train_labels_N == 0))
+        good = torch.from_numpy(np.flatnonzero(labels["train"] == 0))
         generator = torch.Generator().manual_seed(self.seed)
         good = good[torch.randperm(len(good), generator=generator)[:_STATISTICS_IMAGES]]
         with torch.inference_mode():
@@ -247,8 +239,6 @@ class _Run:
                         for chunk in torch.arange(len(part_maps[0])).split(64)
                     ]
                 )
-                if len(part_maps[0])
-                else torch.empty((0, config.channels, config.grid_size, config.grid_size)).half()
                 for part, part_maps in maps.items()
             }
         return patches, descriptors
@@ -270,12 +260,13 @@ class _Run:
         if (
             "head" in self.settings.candidates
             and labels["train"].sum() >= _MIN_DEFECTIVE_TRAIN
-            and labels["validation"].sum() >= _MIN_DEFECTIVE_VALIDATION
+            and labels["validation"].sum() >= MIN_DEFECTIVE
             and time.monotonic() < self.deadline
         ):
             candidates.append(self._fit_head(descriptors, labels))
         for candidate in candidates:
-            candidate.values["validation"] = score_patches(candidate.scorer, descriptors["validation"])
+            for part in {"validation", SYNTHETIC} & descriptors.keys():
+                candidate.values[part] = score_patches(candidate.scorer, descriptors[part])
         return candidates
 
     def _fit_memory(self, good_NChw: Tensor) -> Candidate:
@@ -345,24 +336,6 @@ class _Run:
             note=f"Stopped because {fitted.stop_reason}.",
         )
 
-    def _choose(self, candidates: Sequence[Candidate], labels_N: np.ndarray) -> Candidate:
-        """The candidate, and how many patches make its score, by validation AUROC; else the first."""
-        if labels_N.sum() < _MIN_DEFECTIVE_VALIDATION or (labels_N == 0).sum() < 1:
-            for candidate in candidates:
-                candidate.settings["top_fraction"] = candidate.top_fraction
-            return candidates[0]
-        for candidate in candidates:
-            options = [candidate.top_fraction, 0.02, 0.1, 0.5]
-            values = [
-                auroc(labels_N, pooled(candidate.values["validation"], option).numpy()) for option in options
-            ]
-            # The default stays unless another is clearly better: validation parts are small.
-            best = int(np.argmax([value + (0.01 if i == 0 else 0.0) for i, value in enumerate(values)]))
-            candidate.top_fraction = options[best]
-            candidate.settings["top_fraction"] = options[best]
-            candidate.validation_auroc = values[best]
-        return max(candidates, key=lambda candidate: candidate.validation_auroc or 0.0)
-
     def _assemble(self, config: AnomalyConfig, patches: Patches, winner: Candidate) -> AnomalyModel:
         full = AnomalyConfig(
             input_size=config.input_size,
@@ -377,7 +350,9 @@ class _Run:
         model.scorer.load_state_dict(winner.scorer.state_dict())
         return model.eval().requires_grad_(False)
 
-    def _export(self, model: AnomalyModel, test: Sequence[UsableImage]) -> dict[str, Any]:
+    def _export(
+        self, model: AnomalyModel, test: Sequence[UsableImage], point: OperatingPoint
+    ) -> dict[str, Any]:
         """Write the model in both forms; gate the ONNX file on held-out images of several sizes."""
         self.stages.report(_EXPORT, 0.0)
         save_model(model, self.folder)
@@ -392,65 +367,22 @@ class _Run:
             model, self.folder / "model.onnx", images, tolerance=_PARITY_TOLERANCE
         )
         labels_N = np.array([image.label for image in picked])
+
+        def metric(scores_N: np.ndarray) -> float:
+            if labels_N.any():
+                return auroc(labels_N, scores_N)
+            return float((scores_N >= point.threshold).mean())
+
         return {
             "num_samples": len(picked),
             "max_abs_diff": float(np.abs(source_N - onnx_N).max()),
-            "metric_source": auroc(labels_N, source_N),
-            "metric_onnx": auroc(labels_N, onnx_N),
+            "metric_source": metric(source_N),
+            "metric_onnx": metric(onnx_N),
         }
 
-    def _write(
-        self,
-        inspection: Inspection,
-        parts: Split,
-        labels: Mapping[str, np.ndarray],
-        candidates: Sequence[Candidate],
-        winner: Candidate,
-        model: AnomalyModel,
-        parity: Mapping[str, Any],
-        *,
-        threshold: float,
-        rule: str,
-    ) -> dict[str, Any]:
-        self.stages.report(_REPORT, 0.0)
-        scores_N = winner.scores("test")
-        with torch.inference_mode():
-            maps_NSS = model.tail(winner.values["test"])[1].numpy()
-            validation_NSS = model.tail(winner.values["validation"])[1].numpy()
-        good_NSS = validation_NSS[labels["validation"] == 0]
-        map_threshold = float(np.quantile(good_NSS, 0.995))
-        known_N = np.concatenate([winner.scores("validation"), [threshold]])
-        low, high = float(known_N.min()), float(known_N.max())
-        score_range = (low, high + max(0.1 * (high - low), 1e-3))
-        write_json(
-            self.folder / "task.json",
-            task_spec(
-                model.config, threshold=threshold, map_threshold=map_threshold, score_range=score_range
-            ),
-        )
-        write_json(self.folder / "labels.json", list(LABELS))
-        write_json(
-            self.folder / "splits.json",
-            {
-                part: [{"path": image.path, "label": image.label} for image in images]
-                for part, images in parts.parts.items()
-            },
-        )
-        gallery = worst_mistakes(
-            self.dataset_dir,
-            self.folder,
-            parts.test,
-            scores_N,
-            maps_NSS,
-            threshold=threshold,
-            map_range=(float(np.median(good_NSS)), float(np.quantile(maps_NSS, 0.999))),
-        )
-        leaderboard = [
-            *(self._row(candidate, labels["test"], kept=candidate is winner) for candidate in candidates),
-            self._baseline_row(parts, labels),
-        ]
-        kinds = kinds_table(parts.test, scores_N, threshold)
-        metrics = metrics_with_intervals(labels["test"], scores_N, threshold, seed=self.seed)
+    def _write(self, inspection: Inspection, outcome: Outcome, parity: Mapping[str, Any]) -> dict[str, Any]:
+        write_spec(outcome, self.folder)
+        measured = figures(outcome, self.folder)
         self.stages.report(_REPORT, 1.0)
         self.stages.close()
         duration_s = round(time.monotonic() - self.started, 3)
@@ -461,84 +393,18 @@ class _Run:
             duration_s=duration_s,
             timings_s=self.stages.timings_s,
             check=inspection.report,
-            protocol=parts.protocol,
-            counts=parts.counts(),
-            metric="image_auroc",
-            metrics=metrics,
-            leaderboard=leaderboard,
-            operating_point={
-                "threshold": threshold,
-                "rule": rule,
-                "chosen_on": "validation",
-                **cost_on_test(labels["test"], scores_N, threshold),
-            },
-            confusion=confusion_matrix(labels["test"], scores_N, threshold),
-            charts=[
-                roc_chart(labels["test"], scores_N, threshold),
-                histogram_chart(labels["test"], scores_N, threshold),
-            ],
-            tables=[] if kinds is None else [kinds],
-            gallery=gallery,
+            protocol=outcome.parts.protocol,
             parity=parity,
-            held_out=held_out(parts.test, scores_N),
+            **measured,
         )
         write_json(self.folder / "report.json", report.to_dict())
         return {
-            "metric": "image_auroc",
-            "value": metrics["image_auroc"]["value"],
-            "num_test": len(parts.test),
-            "candidate": winner.name,
+            "metric": report.metric,
+            "value": report.metrics[report.metric]["value"],
+            "num_test": len(outcome.parts.test),
+            "candidate": outcome.winner.name,
             "duration_s": duration_s,
         }
-
-    def _row(self, candidate: Candidate, test_labels_N: np.ndarray, *, kept: bool) -> LeaderboardRow:
-        chosen = candidate.validation_auroc is not None
-        return LeaderboardRow(
-            name=candidate.name,
-            title=candidate.title,
-            kind="model",
-            kept=kept,
-            validation={"image_auroc": candidate.validation_auroc},
-            test={"image_auroc": auroc(test_labels_N, candidate.scores("test"))},
-            fit_s=round(candidate.fit_s, 3),
-            settings=candidate.settings,
-            note=candidate.note
-            if chosen
-            else "No defective validation images: the default candidate is kept.",
-        )
-
-    def _baseline_row(self, parts: Split, labels: Mapping[str, np.ndarray]) -> LeaderboardRow:
-        start = time.monotonic()
-        good = mean_colours(self.dataset_dir, [image for image in parts.train if image.label == 0])
-        values: dict[str, float | None] = {}
-        for part in ("validation", "test"):
-            if has_both(labels[part]):
-                colours = mean_colours(self.dataset_dir, parts.parts[part])
-                values[part] = auroc(labels[part], colour_scores(good, colours))
-        return LeaderboardRow(
-            name="mean_colour",
-            title="Distance to the mean colour of good images",
-            kind="baseline",
-            kept=False,
-            validation={"image_auroc": values.get("validation")},
-            test={"image_auroc": values.get("test")},
-            fit_s=round(time.monotonic() - start, 3),
-        )
-
-
-def _threshold(labels_N: np.ndarray, scores_N: np.ndarray) -> tuple[float, str]:
-    """Operating point and, in words, how it was chosen."""
-    good = scores_N[labels_N == 0]
-    num_defective = int(labels_N.sum())
-    if num_defective >= _MIN_DEFECTIVE_VALIDATION:
-        return (
-            best_f1_threshold(labels_N, scores_N),
-            f"highest F1 on {len(good)} good and {num_defective} defective validation images",
-        )
-    return (
-        float(np.quantile(good, 0.95, method="higher")),
-        f"95 % quantile of the scores of {len(good)} held-back good images: about 5 % false alarms",
-    )
 
 
 def _spread(images: Sequence[UsableImage], num: int) -> list[UsableImage]:
