@@ -59,6 +59,7 @@ class Call:
         body: list[bytes],
         *,
         path: str = PREDICT,
+        query: str = "",
         headers: dict[str, str] | None = None,
     ) -> None:
         self.sent: list[dict[str, Any]] = []
@@ -68,7 +69,7 @@ class Call:
             "type": "http",
             "method": "POST",
             "path": path,
-            "query_string": b"",
+            "query_string": query.encode(),
             "client": ("127.0.0.1", 1),
             "headers": [(name.encode(), value.encode()) for name, value in (headers or {}).items()],
         }

@@ -133,6 +133,7 @@ class GatewayApp:
 
     async def predict(self, exchange: Exchange, name: str) -> Answer:
         exchange.endpoint = self._authorise(exchange, name).name
+        content_type = exchange.header("Content-Type") or ""
         heatmap = parse_qs(exchange.query).get("heatmap", [])
         if heatmap not in ([], ["png"]):
             raise ProblemError("query.invalid", f"There is no heat map '{heatmap[-1][:40]}'.")
@@ -143,7 +144,13 @@ class GatewayApp:
         with self.catalogue.lease(name) as endpoint:
             return Answer(
                 await self.pool.run(
-                    lambda: work.predict(endpoint, body, heatmap=bool(heatmap), started_s=started_s),
+                    lambda: work.predict(
+                        endpoint,
+                        body,
+                        content_type=content_type,
+                        heatmap=bool(heatmap),
+                        started_s=started_s,
+                    ),
                     exchange.disconnected,
                 )
             )

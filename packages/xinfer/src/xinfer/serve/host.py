@@ -16,13 +16,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from xinfer.manifest import Manifest
 from xinfer.serve.errors import ProblemError
 from xinfer.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    from xinfer.zoo.base import TaskRunner
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -46,10 +49,19 @@ class EngineHost:
         engine: Thread-safe; owned by the host from here on.
         digest: Of the engine's file.
         public_key: What its signature was checked with; None where no check was asked for.
+        runner: Turns inputs into tensors and tensors into results; None: the engine has no task.
     """
 
-    def __init__(self, engine: Engine, *, digest: str, public_key: bytes | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        digest: str,
+        public_key: bytes | None,
+        runner: TaskRunner[Any, Any] | None = None,
+    ) -> None:
         self.engine = engine
+        self.runner = runner
         self.digest = digest
         self.public_key = public_key
         self._lock = threading.Lock()

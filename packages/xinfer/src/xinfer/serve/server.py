@@ -27,6 +27,7 @@ from xinfer.serve.exchange import Limits
 from xinfer.serve.host import Catalogue, Endpoint, EngineHost, WorkerPool
 from xinfer.serve.hub_client import HubClient
 from xinfer.serve.hub_sync import HubSync
+from xinfer.zoo import runner_for
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +83,13 @@ def load_host(
         return engine
 
     together = load(num_workers)
-    if num_workers == 1:
-        return EngineHost(together, digest=together.digest, public_key=public_key)
     try:
-        alone = load(1)
+        runner = None if together.task is None else runner_for(together.task.task)(together)
+        engine = together if num_workers == 1 else AdaptiveEngine(load(1), together)
     except BaseException:
         together.close()
         raise
-    return EngineHost(AdaptiveEngine(alone, together), digest=together.digest, public_key=public_key)
+    return EngineHost(engine, digest=together.digest, public_key=public_key, runner=runner)
 
 
 def serve_hub(options: ServeOptions, *, hub_url: str, token_file: Path, home: Path) -> None:

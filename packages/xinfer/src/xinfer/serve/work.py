@@ -14,24 +14,26 @@ from typing import Any
 import numpy as np
 import orjson
 
-from xinfer.errors import ImageDecodeError
-from xinfer.preproc import decode_image
+from xinfer.errors import ImageDecodeError, InputError
+from xinfer.preproc import Geometry, decode_image
 from xinfer.preproc.image import MAX_PIXELS, MAX_SIDE
-from xinfer.serve import oip
+from xinfer.serve import bodies, oip
 from xinfer.serve.errors import PROBLEMS, ProblemError, ProtocolError
-from xinfer.serve.host import Endpoint
-from xinfer.tasks import AnomalyDetection
+from xinfer.serve.host import Endpoint, EngineHost
+from xinfer.tasks import AnomalyDetection, TaskSpec
 from xinfer.zoo.anomaly import interpret
+from xinfer.zoo.base import TaskRunner
 
 MAX_BATCH = 32
 """Images in one inference request: activations need memory in proportion to it."""
 
 
-def predict(endpoint: Endpoint, body: bytes, *, heatmap: bool, started_s: float) -> bytes:
-    """Judge one encoded image (ARCHITECTURE 10.7).
+def predict(endpoint: Endpoint, body: bytes, *, content_type: str, heatmap: bool, started_s: float) -> bytes:
+    """Answer one request in the task's own terms (ARCHITECTURE 10.7).
 
     Args:
-        body: The image's bytes.
+        body: The input: an image's bytes, a text, a series (`bodies`).
+        content_type: Of the body.
         heatmap: Add the anomaly map as PNG.
         started_s: `time.perf_counter()` when the request was complete; `timing_ms.total` counts from it.
 
@@ -39,35 +41,49 @@ def predict(endpoint: Endpoint, body: bytes, *, heatmap: bool, started_s: float)
         The answer as JSON.
 
     Raises:
-        ProblemError: the bytes are not an image that the model can judge.
+        ProblemError: the body is not something that the model can judge.
     """
-    engine, task = endpoint.host.engine, endpoint.host.engine.task
-    if not isinstance(task, AnomalyDetection):
+    task = endpoint.host.engine.task
+    if task is None:
         raise ProblemError(
-            "task.unsupported",
-            f"Endpoint '{endpoint.name}' serves {task.task if task else 'tensors only'}: call it under /v2.",
+            "task.unsupported", f"Endpoint '{endpoint.name}' serves tensors only: call it under /v2."
         )
-    decode_s = time.perf_counter()
-    try:
-        pixels_HW3 = decode_image(body, min_side=task.input.min_side)
-    except ImageDecodeError as error:
-        code = error.code if error.code in PROBLEMS else "image.unreadable"
-        raise ProblemError(
-            code, _sentence(error.message), hint=error.hint and _sentence(error.hint)
-        ) from error
-    infer_s = time.perf_counter()
-    outputs = engine.infer({task.input.name: pixels_HW3[None]})
-    done_s = time.perf_counter()
-    result = interpret(task, outputs)
-    width, height = _stored_size(body, pixels_HW3)
-    identity = engine.manifest.identity
-    answer: dict[str, Any] = {
-        **result.to_json(),
+    if heatmap and not isinstance(task, AnomalyDetection):
+        raise ProblemError("query.invalid", f"Endpoint '{endpoint.name}' has no heat map to give.")
+    begun_s = time.perf_counter()
+    if isinstance(task, AnomalyDetection):
+        answer, infer_s, done_s = _judge(endpoint.host, task, body, heatmap=heatmap)
+    else:
+        answer, infer_s, done_s = _run(endpoint.host, task, body, content_type)
+    identity = endpoint.host.engine.manifest.identity
+    answer |= {
+        "task": task.task,
         "model": identity.name,
         "version": identity.version,
         "engine": endpoint.host.digest,
-        "image": {"width": width, "height": height},
+        "timing_ms": {
+            "decode": round((infer_s - begun_s) * 1e3, 3),
+            "inference": round((done_s - infer_s) * 1e3, 3),
+            "total": round((time.perf_counter() - started_s) * 1e3, 3),
+        },
     }
+    return orjson.dumps(answer)
+
+
+def _judge(
+    host: EngineHost, task: AnomalyDetection, body: bytes, *, heatmap: bool
+) -> tuple[dict[str, Any], float, float]:
+    """An anomaly detector's answer, and when its input was decoded and its inference done."""
+    try:
+        pixels_HW3 = decode_image(body, min_side=task.input.min_side)
+    except ImageDecodeError as error:
+        raise _unreadable(error) from error
+    infer_s = time.perf_counter()
+    outputs = host.engine.infer({task.input.name: pixels_HW3[None]})
+    done_s = time.perf_counter()
+    result = interpret(task, outputs)
+    width, height = _stored_size(body, pixels_HW3)
+    answer = {**result.to_json(), "image": {"width": width, "height": height}}
     if heatmap:
         png = result.heatmap_png()
         map_height, map_width = result.anomaly_map.shape
@@ -77,12 +93,43 @@ def predict(endpoint: Endpoint, body: bytes, *, heatmap: bool, started_s: float)
             "height": map_height,
             "data_base64": base64.b64encode(png).decode(),
         }
-    answer["timing_ms"] = {
-        "decode": round((infer_s - decode_s) * 1e3, 3),
-        "inference": round((done_s - infer_s) * 1e3, 3),
-        "total": round((time.perf_counter() - started_s) * 1e3, 3),
-    }
-    return orjson.dumps(answer)
+    return answer, infer_s, done_s
+
+
+def _run(
+    host: EngineHost, task: TaskSpec, body: bytes, content_type: str
+) -> tuple[dict[str, Any], float, float]:
+    """Any task's answer, and when its inputs were read and its inference done."""
+    runner, kind = host.runner, task.input.kind
+    assert runner is not None, "engines with a task are loaded with its runner"
+    inputs = bodies.read(kind, body, content_type)
+    try:
+        if inputs.many or type(runner).predict is not TaskRunner.predict:
+            infer_s = time.perf_counter()
+            results = runner.predict_batch(inputs.items)
+            done_s, contexts = time.perf_counter(), [None] * len(results)
+        else:
+            feeds, context = runner.prepare(inputs.items[0])
+            infer_s = time.perf_counter()
+            outputs = host.engine.infer(feeds)
+            done_s = time.perf_counter()
+            results, contexts = [runner.interpret(outputs, context)], [context]
+    except ImageDecodeError as error:
+        raise _unreadable(error) from error
+    except InputError as error:
+        hint = _sentence(error.hint) if error.hint else bodies.hint_of(kind)
+        raise ProblemError("body.invalid", _sentence(error.message), hint=hint) from error
+    if inputs.many:
+        return {"results": [result.to_json() for result in results]}, infer_s, done_s
+    answer: dict[str, Any] = dict(results[0].to_json())
+    if isinstance(contexts[0], Geometry):
+        answer["image"] = {"width": contexts[0].original_width, "height": contexts[0].original_height}
+    return answer, infer_s, done_s
+
+
+def _unreadable(error: ImageDecodeError) -> ProblemError:
+    code = error.code if error.code in PROBLEMS else "image.unreadable"
+    return ProblemError(code, _sentence(error.message), hint=error.hint and _sentence(error.hint))
 
 
 def infer(
