@@ -81,18 +81,16 @@ def inspect_images(folder: ImageFolder, progress: Progress | None = None) -> Ins
     file as ok and as defective), and training images that are also in a given test part.
     """
     started = time.monotonic()
-    facts = _read_all(folder, progress or silent)
     findings = Findings()
-    readable = _report_files(folder, facts, findings)
-    usable = _deduplicate(folder, facts, readable, findings)
-    _report_sizes(folder, facts, usable, findings)
-    kept = _check_masks(folder, _group_near(folder, facts, usable, findings), findings)
+    examined = examine_files(folder, findings, progress)
+    facts, readable = examined.facts, examined.readable
+    kept = _check_masks(folder, examined.usable, findings)
     _report_counts(folder, kept, findings)
     report = CheckReport(
         item="images",
         layout=folder.layout,
         num_files=folder.num_files,
-        num_items=len(usable),
+        num_items=examined.num_usable,
         size_bytes=folder.size_bytes,
         classes=_classes(folder.images, readable),
         facts=image_size_facts([(facts[i].width, facts[i].height) for i in readable]),
@@ -100,6 +98,44 @@ def inspect_images(folder: ImageFolder, progress: Progress | None = None) -> Ins
         duration_s=round(time.monotonic() - started, 3),
     )
     return Inspection(folder=folder, report=report.to_dict(), usable=kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExaminedFiles:
+    """What `examine_files` found.
+
+    Attributes:
+        facts: Of each of the folder's images.
+        readable: Indices of those that can be read.
+        usable: What training may use, of those that have a label.
+        num_usable: With those that have none.
+    """
+
+    facts: list[ImageFacts]
+    readable: list[int]
+    usable: list[UsableImage]
+    num_usable: int
+
+
+def examine_files(folder: ImageFolder, findings: Findings, progress: Progress | None = None) -> ExaminedFiles:
+    """The part of the check that is the same for every task that labels images: each file by itself, equal
+    files, sizes, and files that look nearly the same.
+
+    Args:
+        folder: The images, with a label each where one is known.
+        findings: Gets what is found.
+        progress: told about progress.
+    """
+    facts = _read_all(folder, progress or silent)
+    readable = _report_files(folder, facts, findings)
+    usable = _deduplicate(folder, facts, readable, findings)
+    _report_sizes(folder, facts, usable, findings)
+    return ExaminedFiles(
+        facts=facts,
+        readable=readable,
+        usable=_group_near(folder, facts, usable, findings),
+        num_usable=len(usable),
+    )
 
 
 def image_size_facts(sizes: Sequence[tuple[int, int]]) -> dict[str, str]:
@@ -172,8 +208,7 @@ def _deduplicate(
         "duplicate.label_conflict",
         "warning",
         "{num} file{s} are the same picture with different labels",
-        "The same file is among the good and the defective images. All its copies are left out until you "
-        "delete the wrong one.",
+        "The same file stands under two labels. All its copies are left out until you delete the wrong one.",
         conflicts,
     )
     findings.add(

@@ -18,7 +18,8 @@ from PIL import Image, UnidentifiedImageError
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 _THUMBNAIL_PX = 32
 MAX_PIXELS = 50_000_000
-"""Same limit as `xinfer.preproc.decode_image`."""
+MAX_SIDE = 16_384
+"""Same limits as those of `xinfer.preproc.decode_image`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,11 @@ def _grey(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
+def _fits_16_bits(image: Image.Image) -> bool:
+    values = np.asarray(image)
+    return bool(values.min() >= 0 and values.max() <= 0xFFFF)
+
+
 def image_facts(path: Path) -> ImageFacts:
     """Read a file completely and describe it; anything wrong with it ends up in `error`.
 
@@ -62,13 +68,17 @@ def image_facts(path: Path) -> ImageFacts:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 width, height, mode = image.width, image.height, image.mode
-                if width * height > MAX_PIXELS:
+                if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
                     return ImageFacts(
                         digest=digest, width=width, height=height, mode=mode, error="it is too large"
                     )
                 # JPEG's DCT scaling: the whole file is still read, but in a fraction of the time.
                 image.draft("L", (4 * _THUMBNAIL_PX, 4 * _THUMBNAIL_PX))
                 image.load()
+                if mode == "F" or (mode.startswith("I") and not _fits_16_bits(image)):
+                    return ImageFacts(
+                        digest=digest, width=width, height=height, mode=mode, error="it has more than 16 bits"
+                    )
                 grey = _grey(image)
     except UnidentifiedImageError:
         return ImageFacts(digest=digest, error="it is no image of a known format")
