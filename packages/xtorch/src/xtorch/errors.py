@@ -79,7 +79,7 @@ class ColumnsError(DataError):
 
 
 class SampleError(DataError):
-    """A sample cannot be loaded, or some cannot be put into one batch; `value` is the index, or the indices."""
+    """A sample cannot be loaded, or a batch not be put together; `value` is its index, or their indices."""
 
     code = "data.sample"
 

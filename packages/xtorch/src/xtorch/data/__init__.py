@@ -1,1 +1,4 @@
-"""Reading, checking and splitting data. Nothing in here imports torch."""
+"""Reading, checking, splitting, loading and caching data.
+
+Only `loader`, `loading` and `features` import torch.
+"""

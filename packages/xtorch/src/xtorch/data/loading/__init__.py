@@ -1,0 +1,1 @@
+"""The parts of `xtorch.data.loader.ExtendedDataLoader`."""
