@@ -204,7 +204,7 @@ def test_training_can_be_made_longer(tmp_path: Path) -> None:
 
 def test_every_kind_of_value_comes_back(tmp_path: Path) -> None:
     image = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
-    snapshot = {
+    snapshot: dict[str, Any] = {
         "scalar": torch.tensor(3),
         "image": image,
         "shared": [image, image],
@@ -221,8 +221,8 @@ def test_every_kind_of_value_comes_back(tmp_path: Path) -> None:
     assert back.keys() == snapshot.keys()
     assert back["image"].stride() == image.stride()
     for name in ("scalar", "image", "bits", "half"):
-        assert torch.equal(back[name], snapshot[name])  # type: ignore[arg-type]
-        assert back[name].dtype == snapshot[name].dtype  # type: ignore[union-attr]
+        assert torch.equal(back[name], snapshot[name])
+        assert back[name].dtype == snapshot[name].dtype
     assert torch.equal(back["shared"][1], image)
     assert back["array"].dtype == np.uint32
     assert (back["array"] == snapshot["array"]).all()
