@@ -85,6 +85,8 @@ def run_demo(folder: Path, name: str, budget: str, out: Output) -> tuple[LocalHu
 
         image = unseen_image(story.report, folder)
         answer: Prediction = hub.predict(story.endpoint.url, folder / image["path"], key=story.key)
+    assert answer.score is not None, "anomaly detectors answer with a score"
+    assert answer.threshold is not None
     truth = "defective" if image["label"] else "ok"
     ending = [
         f"Image    {image['path']} (labelled {truth}; not used in training)",

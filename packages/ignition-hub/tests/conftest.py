@@ -118,7 +118,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     else:
         db = Database(request.getfixturevalue("postgres_url"))
         db.migrate()
-        db.migrate("base")
+        db.migrate("base", down=True)
     db.migrate()
     yield db
     db.close()

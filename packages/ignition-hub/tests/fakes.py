@@ -14,6 +14,7 @@ TARGET = "cpu-x86_64-avx2"
 PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----\nfake\n-----END PUBLIC KEY-----\n"
 
 CHECK: dict[str, Any] = {
+    "template": "visual-anomaly-detection",
     "item": "images",
     "layout": "ok_defective",
     "num_files": 2,

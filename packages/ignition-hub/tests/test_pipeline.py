@@ -219,6 +219,68 @@ def test_run_fails_with_the_jobs_reason_when_training_fails(open_hub: OpenHub) -
     asyncio.run(scenario())
 
 
+def test_data_is_checked_again_when_its_check_was_another_templates(open_hub: OpenHub) -> None:
+    finding = {"code": "x", "severity": "error", "title": "Too few boxes", "hint": "Draw more.", "num": 1}
+
+    async def scenario() -> None:
+        async with open_hub() as hub, hub.user() as user, hub.client(hub.secret("agent-token")) as a:
+            agent = FakeAgent(a, hub.client)
+            await upload(user, FILES, "stones")
+            run_id = await start(user, template="object-detection")
+            first = await agent.lease()
+            assert first is not None
+            assert first["spec"]["template"] is None, "the dataset's own check finds out what it suits"
+            await agent.work(first)
+            second = await agent.lease()
+            assert second is not None
+            assert (second["kind"], second["spec"]["template"]) == ("check", "object-detection")
+            assert [entry["path"] for entry in second["inputs"]] == [
+                "dataset/defective/b.png",
+                "dataset/ok/a.png",
+            ]
+            agent.check = {**CHECK, "template": "object-detection", "findings": [finding]}
+            await agent.work(second)
+            run = await until(user, run_id)
+            assert (run["status"], run["error"]["code"]) == ("failed", "dataset.blocked")
+            assert "Too few boxes" in run["error"]["message"]
+            assert run["stages"][0]["job_id"] == second["job_id"]
+            shown = (await user.get("/v1/datasets/stones")).json()
+            assert shown["check"]["template"] == "visual-anomaly-detection", "the dataset's check stays"
+
+    asyncio.run(scenario())
+
+
+def test_settings_of_a_run_reach_the_training(open_hub: OpenHub) -> None:
+    async def scenario() -> None:
+        async with open_hub() as hub, hub.user() as user, hub.client(hub.secret("agent-token")) as a:
+            agent = FakeAgent(a, hub.client)
+            await upload(user, FILES, "stones")
+            settings = {"max_false_alarm_rate": 0.01, "candidates": ["memory"]}
+            await start(user, settings=settings)
+            check = await agent.lease()
+            assert check is not None
+            await agent.work(check)
+            train = await agent.lease()
+            assert train is not None
+            assert (train["kind"], train["spec"]["settings"]) == ("train", settings)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("horizon", [0, 10_000, 1.5, "7", True, None])
+def test_run_with_a_setting_that_its_question_excludes_is_refused(open_hub: OpenHub, horizon: Any) -> None:
+    async def scenario() -> None:
+        async with open_hub() as hub, hub.user() as user:
+            await upload(user, FILES, "stones")
+            body = {**RUN, "template": "sales-forecasting", "settings": {"horizon": horizon}}
+            answer = await user.post("/v1/runs", json=body)
+            assert answer.status_code == 400, answer.text
+            assert "horizon" in answer.json()["detail"]
+            assert (await user.get("/v1/runs")).json() == []
+
+    asyncio.run(scenario())
+
+
 def test_run_is_cancelled_in_every_state_of_its_job(open_hub: OpenHub) -> None:
     async def scenario() -> None:
         async with open_hub() as hub, hub.user() as user, hub.client(hub.secret("agent-token")) as a:

@@ -10,7 +10,9 @@ print(hub.predict("bolts", "photo.jpg").verdict)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 from pydantic import ValidationError
@@ -18,7 +20,7 @@ from pydantic import ValidationError
 from ignition_client.config import resolve
 from ignition_client.errors import InputError
 from ignition_client.http import HubHttp
-from ignition_client.prediction import Prediction, predict
+from ignition_client.prediction import History, Prediction, Text, predict, question
 from ignition_client.push import PushProgress
 from ignition_client.resources import (
     Datasets,
@@ -103,6 +105,7 @@ class Ignition:
         budget_s: float = 120,
         max_drop: float = 0.01,
         seed: int = 0,
+        settings: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
         progress: PushProgress | None = None,
     ) -> Run:
@@ -110,19 +113,20 @@ class Ignition:
 
         Args:
             template: A template's id.
-            data: A folder, which is pushed as dataset `name` first, or the name of a dataset.
+            data: A folder or a file, which is pushed as dataset `name` first, or the name of a dataset.
             name: Of the model and the endpoint: lower-case letters, digits, hyphens.
             dataset_version: None: the latest, or the one just pushed.
             budget_s: For training, seconds.
             max_drop: How much accuracy the engine may lose against the trained model (fraction).
+            settings: For the recipe, by name: ``{"horizon": 14}``; `Templates.list` says what there is.
             idempotency_key: The same key again answers with the run there is.
 
         Raises:
-            InputError: `data` is neither a folder nor a name.
+            InputError: `data` is neither a folder, a file nor a name.
             HubError: e.g. no such template or dataset.
         """
         dataset = str(data)
-        if Path(data).expanduser().is_dir():
+        if Path(data).expanduser().exists():
             pushed = self.datasets.push(Path(data).expanduser(), name, progress=progress)
             dataset, dataset_version = pushed.name, pushed.version
         try:
@@ -134,6 +138,7 @@ class Ignition:
                 budget_s=budget_s,
                 max_drop=max_drop,
                 seed=seed,
+                settings=dict(settings or {}),
                 idempotency_key=idempotency_key,
             )
         except ValidationError as error:
@@ -150,18 +155,28 @@ class Ignition:
         return self.http.read(Run, "POST", "/v1/runs", body=body, idempotent=idempotency_key is not None)
 
     def predict(
-        self, name: str, image: str | Path | bytes, *, key: str | None = None, heatmap: bool = False
+        self,
+        name: str,
+        image: str | Path | bytes | None = None,
+        *,
+        text: Text | None = None,
+        history: History | None = None,
+        key: str | None = None,
+        heatmap: bool = False,
     ) -> Prediction:
-        """Asks an endpoint about an image.
+        """Asks an endpoint about an image, a text or a series.
 
         Args:
             name: The endpoint's name, or its URL (then `key` is needed).
             image: A file, or its bytes (JPEG, PNG, WebP, ...).
+            text: A text, or several.
+            history: The past of a series, oldest first, None where a value is missing; or several series.
             key: The endpoint's key: asks the gateway as an application would. Without it the Hub asks.
-            heatmap: Also return the map of where it looks unusual.
+            heatmap: Also return the map of where an image looks unusual.
 
         Raises:
-            InputError: The file cannot be read.
-            HubError: No such endpoint, a wrong key, an image that cannot be decoded.
+            InputError: Not exactly one of image, text and history; or the file cannot be read.
+            HubError: No such endpoint, a wrong key, an input that it does not take.
         """
-        return predict(self.http, name, image, key=key, heatmap=heatmap)
+        asked = question(image, text=text, history=history)
+        return predict(self.http, name, asked, key=key, heatmap=heatmap)

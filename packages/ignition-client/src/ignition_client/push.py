@@ -102,12 +102,16 @@ def push_folder(
 def find_files(folder: Path) -> dict[str, Path]:
     """The files to upload: safe relative path -> file, in order. Hidden files and folders are left out.
 
+    A file instead of a folder, such as a table, is uploaded alone.
+
     Raises:
-        InputError: `folder` is not a folder or holds no files.
+        InputError: There is no such folder or file, or it holds no files.
         UnsafePathError: A name cannot be stored on every system.
     """
+    if folder.is_file():
+        return {safe_relative_path(folder.name): folder}
     if not folder.is_dir():
-        raise InputError("There is no such folder.", value=str(folder))
+        raise InputError("There is no such folder or file.", value=str(folder))
     found = {}
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts

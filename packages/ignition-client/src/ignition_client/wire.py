@@ -381,6 +381,32 @@ class BuildResult(Answer):
 # ------------------------------------------------------------------------------------------- foundry
 
 
+class SettingChoice(Answer):
+    """An answer to a `Question`."""
+
+    title: str
+    note: str = ""
+    settings: dict[str, Any] = {}
+    """What it puts into `RunStart.settings`; nothing: the recipe decides."""
+
+
+class Question(Answer):
+    """What a template asks people before a run; every answer becomes settings of the recipe."""
+
+    id: Slug
+    title: str
+    help: str = ""
+    choices: list[SettingChoice] = []
+    """The first is the default."""
+    setting: str | None = None
+    """Without choices: the setting that takes what is typed in; an empty field sets nothing."""
+    kind: Literal["number", "text"] = "text"
+    """Of what is typed in; numbers are whole."""
+    low: int | None = None
+    high: int | None = None
+    placeholder: str = ""
+
+
 class Template(Answer):
     id: Slug
     name: str
@@ -390,6 +416,9 @@ class Template(Answer):
     learns: str
     returns: str
     icon: str
+    input: Literal["image", "text", "series"]
+    """What its endpoints are asked about."""
+    questions: list[Question] = []
     available: bool = True
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -127,3 +128,51 @@ def parse_duration_s(text: str) -> float:
     if not 0 < total_s <= 86_400:
         raise typer.BadParameter(f"{text!r} is not a duration such as 90s, 10m or 1h30m (at most 24h)")
     return total_s
+
+
+def parse_settings(given: Sequence[str]) -> dict[str, Any]:
+    """``["horizon=14", "candidates=[\"memory\"]"]`` by name; values are JSON, and text where they are not.
+
+    Raises:
+        typer.BadParameter: One has no name or no ``=``.
+    """
+    settings: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise typer.BadParameter(f"{text!r} is not NAME=VALUE, such as horizon=14")
+        try:
+            settings[name.strip()] = json.loads(value)
+        except ValueError:
+            settings[name.strip()] = value
+    return settings
+
+
+def parse_history(text: str) -> list[float | None]:
+    """A series' values: numbers between commas, spaces or line breaks; the name of a file of such; ``-`` for
+    standard input. Words such as ``nan`` are gaps.
+
+    Raises:
+        typer.BadParameter: There is a word that is neither, or nothing at all.
+        InputError: The file cannot be read.
+    """
+    source = text
+    if text == "-":
+        source = sys.stdin.read()
+    elif Path(text).is_file():
+        try:
+            source = Path(text).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError("The file cannot be read as text.", value=text) from error
+    values: list[float | None] = []
+    for word in source.replace(",", " ").replace(";", " ").split():
+        if word.lower() in ("nan", "na", "null", "none"):
+            values.append(None)
+            continue
+        try:
+            values.append(float(word))
+        except ValueError:
+            raise typer.BadParameter(f"{word[:40]!r} is no number", param_hint="--history") from None
+    if not values:
+        raise typer.BadParameter("there are no numbers", param_hint="--history")
+    return values

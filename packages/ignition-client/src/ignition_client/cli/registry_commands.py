@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ignition_client.api import Ignition
 from ignition_client.cli import render
 from ignition_client.cli.live import push_progress
-from ignition_client.cli.output import JsonFlag, Output, exit_code_of, problem_of
+from ignition_client.cli.output import JsonFlag, Output, exit_code_of, parse_history, problem_of
 from ignition_client.digests import atomic_file
 from ignition_client.errors import ClientError, InputError
 from ignition_client.prediction import Prediction
@@ -139,7 +139,12 @@ def endpoints_delete(
 @app.command()
 def predict(
     name: Annotated[str, typer.Argument(help="The endpoint's name.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Images.")],
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Images.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text; as often as needed.")] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBERS", help="A series' past: 112,118,nan,129; or a file of such, or - ."),
+    ] = None,
     key: Annotated[
         str | None,
         typer.Option(
@@ -150,25 +155,33 @@ def predict(
     heatmap: Annotated[Path | None, typer.Option(help="Write the heat map (PNG) here; for one FILE.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Ask an endpoint about images."""
+    """Ask an endpoint about images, texts or a series."""
+    files = files or []
+    if sum(map(bool, (files, text, history))) != 1:
+        raise typer.BadParameter("give either FILE..., --text or --history")
     if heatmap is not None and len(files) != 1:
         raise typer.BadParameter("--heatmap takes exactly one FILE")
     out = Output(json)
-    answers: list[tuple[Path, Prediction]] = []
+    questions: list[tuple[str | Path, dict[str, Any]]] = [(file, {"image": file}) for file in files]
+    questions += [(one, {"text": one}) for one in text or []]
+    if history:
+        questions.append(("history", {"history": parse_history(history)}))
+    answers: list[tuple[str | Path, Prediction]] = []
     failure: ClientError | None = None
     with Ignition() as hub:
-        for file in files:
+        for asked, given in questions:
             try:
-                answers.append((file, hub.predict(name, file, key=key, heatmap=heatmap is not None)))
+                answers.append((asked, hub.predict(name, **given, key=key, heatmap=heatmap is not None)))
             except ClientError as error:  # the answers so far are worth having
                 failure = error
                 break
     if heatmap is not None and answers:
         _write_heatmap(answers[0][1], heatmap)
     if answers and out.as_json:
-        items = [{"file": file, **answer.model_dump(exclude={"heatmap"})} for file, answer in answers]
+        named = "file" if files else "text" if text else "input"
+        items = [{named: asked, **answer.to_json()} for asked, answer in answers]
         if failure is not None:  # one document, whatever happens
-            items.append({"file": files[len(answers)], "error": problem_of(failure)})
+            items.append({named: questions[len(answers)][0], "error": problem_of(failure)})
         out.json(items)
         if failure is not None:
             raise typer.Exit(exit_code_of(failure))

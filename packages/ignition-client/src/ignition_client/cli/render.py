@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from ignition_client.wire import (
     Job,
     JobEvent,
     Model,
+    Question,
     Run,
     RunSnapshot,
     Stage,
@@ -41,6 +43,9 @@ SYMBOLS = {
     StageStatus.WAITING: "○", StageStatus.RUNNING: "●", StageStatus.DONE: "✓",
     StageStatus.FAILED: "✗", StageStatus.SKIPPED: "–",
 }  # fmt: skip
+
+_MAX_CONFUSION = 10
+"""Labels of a confusion matrix that fits a terminal."""
 
 # --------------------------------------------------------------------------------------------- values
 
@@ -119,10 +124,28 @@ def fields(*pairs: tuple[str, object]) -> Table:
 
 
 def templates(items: list[Template]) -> RenderableType:
-    return table(
+    """What there is, and below it the settings that `--set` takes."""
+    listed = table(
         "template", "name", "data", "returns",
         rows=[(t.id if t.available else f"{t.id} (planned)", t.name, t.data, t.returns) for t in items],
     )  # fmt: skip
+    rows = [
+        (t.id, question.title, answer)
+        for t in items
+        for question in t.questions
+        for answer in _answers(question)
+    ]
+    return Group(listed, table("template", "question", "train --set", rows=rows)) if rows else listed
+
+
+def _answers(question: Question) -> list[str]:
+    if question.setting is not None:
+        return [f"{question.setting}=…  {question.help}"]
+    return [
+        f"{' '.join(f'{name}={json.dumps(value)}' for name, value in choice.settings.items()) or '(default)'}"
+        f"  {choice.title}"
+        for choice in question.choices
+    ]
 
 
 def datasets(items: list[Dataset]) -> RenderableType:
@@ -211,14 +234,76 @@ def engine(item: EngineDetail) -> RenderableType:
 
 
 def predictions(items: Sequence[tuple[object, Prediction]]) -> RenderableType:
+    """Answers of one endpoint, a row each, in the columns of its task."""
+    if any(p.results is not None for _, p in items):
+        items = [(index, one) for _, p in items for index, one in enumerate(_singles(p), start=1)]
+    first = items[0][1]
+    if first.verdict is not None:
+        rows = [
+            (what, p.verdict, number(p.score), number(p.threshold), f"{p.confidence or 0:.0%}", _ms(p))
+            for what, p in items
+        ]
+        return table("image", "verdict", ">score", ">threshold", ">confidence", ">ms", rows=rows)
+    if first.quantiles is not None:
+        return Group(*(_forecast(what, p) for what, p in items))
+    if first.detections is not None:
+        rows = [
+            (
+                what,
+                found["label"],
+                number(found["score"]),
+                ", ".join(f"{x:.0f}" for x in found["box"]),
+                _ms(p),
+            )
+            for what, p in items
+            for found in p.detections or [{"label": "nothing found", "score": None, "box": []}]
+        ]
+        return table("image", "found", ">score", "box: left, top, right, bottom", ">ms", rows=rows)
+    if first.shares is not None:
+        rows = [
+            (what, ", ".join(f"{label} {share:.1%}" for label, share in (p.shares or {}).items()), _ms(p))
+            for what, p in items
+        ]
+        return table("image", "shares", ">ms", rows=rows)
     rows = [
         (
-            path, p.verdict, number(p.score), number(p.threshold), f"{p.confidence:.0%}",
-            f"{p.timing_ms.get('total', 0):.1f}",
+            what,
+            ", ".join(p.labels or []) or p.label or "not sure",
+            f"{p.probability if p.probability is not None else p.confidence or 0:.1%}",
+            ", ".join(f"{label} {share:.1%}" for label, share in _runners_up(p)),
+            _ms(p),
         )
-        for path, p in items
-    ]  # fmt: skip
-    return table("image", "verdict", ">score", ">threshold", ">confidence", ">ms", rows=rows)
+        for what, p in items
+    ]
+    return table("input", "label", ">probability", "others", ">ms", rows=rows)
+
+
+def _singles(several: Prediction) -> list[Prediction]:
+    shared = several.to_json()
+    return [Prediction(**{**shared, "results": None, **result}) for result in several.results or []]
+
+
+def _runners_up(prediction: Prediction, num: int = 3) -> list[tuple[str, float]]:
+    shares = prediction.probabilities or {
+        entry["label"]: entry["probability"] for entry in prediction.top or []
+    }
+    said = {prediction.label, *(prediction.labels or [])}
+    others = [(label, share) for label, share in shares.items() if label not in said]
+    return sorted(others, key=lambda one: -one[1])[:num]
+
+
+def _forecast(what: object, prediction: Prediction) -> RenderableType:
+    quantiles = sorted((prediction.quantiles or {}).items(), key=lambda one: float(one[0]))
+    rows = [
+        (step, *(number(values[step - 1]) for _, values in quantiles))
+        for step in range(1, (prediction.horizon or 0) + 1)
+    ]
+    title = Text(f"{what}, forecast in {_ms(prediction)} ms", style="dim")
+    return Group(title, table(">step", *(f">{float(level):.0%}" for level, _ in quantiles), rows=rows))
+
+
+def _ms(prediction: Prediction) -> str:
+    return f"{prediction.timing_ms.get('total', 0):.1f}"
 
 
 def endpoints(items: list[Endpoint]) -> RenderableType:
@@ -321,30 +406,34 @@ def check(report: CheckReport) -> RenderableType:
 
 
 def training(report: dict[str, Any]) -> RenderableType:
-    """Metrics with intervals, confusion matrix and leaderboard of ``report.json`` (ARCHITECTURE 10.6)."""
+    """What ``report.json`` (ARCHITECTURE 10.6) says in numbers, of any task."""
     metrics = [
-        (name.replace("_", " "), number(m["value"]), f"{number(m['low'])} – {number(m['high'])}")
-        for name, m in report["metrics"].items()
+        (name.replace("_", " "), number(m["value"]), f"{number(m.get('low'))} – {number(m.get('high'))}")
+        for name, m in report.get("metrics", {}).items()
     ]
-    labels, matrix = report["confusion"]["labels"], report["confusion"]["matrix"]
-    confusion = table(
-        "truth", *(f">said {label}" for label in labels),
-        rows=[(label, *row) for label, row in zip(labels, matrix, strict=True)],
-    )  # fmt: skip
     leaderboard = [
         (
-            "→" if row["kept"] else "", row["title"], _metric(row.get("validation")),
-            _metric(row.get("test")), duration(row["fit_s"]), row.get("note"),
+            "→" if row["kept"] else "", row["title"],
+            "baseline" if row.get("kind") == "baseline" else "",
+            _metric(row.get("validation"), report), _metric(row.get("test"), report),
+            duration(row["fit_s"]), row.get("note"),
         )
-        for row in report["leaderboard"]
+        for row in report.get("leaderboard", [])
     ]  # fmt: skip
-    return Group(
-        table("Accuracy on held-out images", ">value", ">95 % interval", rows=metrics),
-        Text(report["protocol"], style="dim"),
+    parts: list[RenderableType] = [
+        table("On the held-out test part", ">value", ">95 % interval", rows=metrics),
+        Text(report.get("protocol", ""), style="dim"),
         Text(),
-        confusion,
-        table("", "model tried", ">validation", ">test", ">time", "", rows=leaderboard),
-    )
+    ]
+    confusion = report.get("confusion")
+    if confusion and len(confusion["labels"]) <= _MAX_CONFUSION:
+        labels, matrix = confusion["labels"], confusion["matrix"]
+        rows = [(label, *row) for label, row in zip(labels, matrix, strict=True)]
+        parts.append(table("truth", *(f">said {label}" for label in labels), rows=rows))
+    parts.append(table("", "model tried", "", ">validation", ">test", ">time", "", rows=leaderboard))
+    if rule := (report.get("operating_point") or {}).get("rule"):
+        parts.append(Text(f"Operating point: {rule}", style="dim"))
+    return Group(*parts)
 
 
 def candidates(receipt: dict[str, Any]) -> RenderableType:
@@ -384,26 +473,39 @@ def comparison(receipt: dict[str, Any]) -> RenderableType | None:
     return text
 
 
-def curl_snippet(url: str, key: str, image: str) -> str:
-    """A command that works as it is printed."""
+_JSON_BODIES = {"text": '{"text": "Where is my parcel?"}', "series": '{"history": [112, 118, 132, 129, 121]}'}
+
+
+def curl_snippet(url: str, key: str, image: str, kind: str = "image") -> str:
+    """A command that works as it is printed; `kind` is what the endpoint is asked about."""
+    start = f"curl -sS -X POST {url} \\\n  -H 'Authorization: Bearer {key}' \\\n  "
+    if kind in _JSON_BODIES:
+        return f"{start}-H 'Content-Type: application/json' -d '{_JSON_BODIES[kind]}'"
     quoted = "'" + image.replace("'", "'\\''") + "'"
-    return f"curl -sS -X POST {url} \\\n  -H 'Authorization: Bearer {key}' \\\n  --data-binary @{quoted}"
+    return f"{start}--data-binary @{quoted}"
 
 
-def python_snippet(url: str, key: str, image: str) -> str:
+def python_snippet(url: str, key: str, image: str, kind: str = "image") -> str:
     """A script that needs the standard library alone."""
+    if kind in _JSON_BODIES:
+        body = f"data = json.dumps({_JSON_BODIES[kind]}).encode()\n"
+        headers = f"headers = {{'Authorization': 'Bearer {key}', 'Content-Type': 'application/json'}}\n"
+    else:
+        body = f"data = open({image!r}, 'rb').read()\n"
+        headers = f"headers = {{'Authorization': 'Bearer {key}'}}\n"
     return (
         "import json, urllib.request\n"
-        f"image = open({image!r}, 'rb').read()\n"
-        f"headers = {{'Authorization': 'Bearer {key}'}}\n"
-        f"request = urllib.request.Request({url!r}, data=image, headers=headers)\n"
-        "answer = json.load(urllib.request.urlopen(request))\n"
-        "print(answer['verdict'], answer['score'])"
+        f"{body}{headers}"
+        f"request = urllib.request.Request({url!r}, data=data, headers=headers)\n"
+        "print(json.load(urllib.request.urlopen(request)))"
     )
 
 
-def _metric(values: dict[str, float] | None) -> str:
-    return "–" if not values else ", ".join(number(value) for value in values.values())
+def _metric(values: dict[str, float | None] | None, report: dict[str, Any]) -> str:
+    """The metric that decides, or the first that there is."""
+    if not values:
+        return "–"
+    return number(values.get(report.get("metric", ""), next(iter(values.values()))))
 
 
 def _span_s(start: datetime | None, end: datetime | None) -> float | None:

@@ -44,6 +44,7 @@ def gather(hub: Ignition, run: Run, *, data: Path | None = None, new_key: bool =
     endpoint = hub.endpoints.show(run.endpoint)
     key = hub.endpoints.create_key(endpoint.name).key if new_key or not endpoint.key_prefix else None
     image, shown_key = _sample(report, data), key or "YOUR-KEY"
+    kind = next((one.input for one in hub.templates.list() if one.id == endpoint.template), "image")
     return RunSummary(
         run=run,
         report=report,
@@ -51,8 +52,8 @@ def gather(hub: Ignition, run: Run, *, data: Path | None = None, new_key: bool =
         endpoint=endpoint,
         key=key,
         page_url=f"{hub.url}/endpoints/{endpoint.name}",
-        curl=render.curl_snippet(endpoint.url, shown_key, image),
-        python=render.python_snippet(endpoint.url, shown_key, image),
+        curl=render.curl_snippet(endpoint.url, shown_key, image, kind),
+        python=render.python_snippet(endpoint.url, shown_key, image, kind),
     )
 
 
@@ -88,7 +89,8 @@ def show(summary: RunSummary) -> RenderableType:
 def _sample(report: dict[str, Any], data: Path | None) -> str:
     """An image to try: a held-out one with a defect if the folder is at hand."""
     if data is not None:
-        for item in sorted(report.get("held_out", []), key=lambda item: -item["label"]):
+        with_path = [item for item in report.get("held_out", []) if isinstance(item.get("path"), str)]
+        for item in sorted(with_path, key=lambda item: item.get("label") in (0, "ok")):
             path = data / item["path"]
             if path.is_file():
                 return str(path.absolute())

@@ -11,7 +11,7 @@ import typer
 from ignition_client.api import Ignition
 from ignition_client.cli import render, summary
 from ignition_client.cli.live import push_progress, watch_run
-from ignition_client.cli.output import ExitCode, JsonFlag, Output, parse_duration_s
+from ignition_client.cli.output import ExitCode, JsonFlag, Output, parse_duration_s, parse_settings
 from ignition_client.errors import WorkFailedError
 from ignition_client.wire import Run, RunStatus
 
@@ -28,20 +28,24 @@ JobId = Annotated[str, typer.Argument(metavar="JOB")]
 @app.command()
 def train(
     template: Annotated[str, typer.Option(help="See `ignition templates`.")],
-    data: Annotated[str, typer.Option(help="A folder of images, or the name of a dataset.")],
+    data: Annotated[str, typer.Option(help="A folder, a table's file, or the name of a dataset.")],
     name: Annotated[str, typer.Option(help="Of the model and its endpoint: lower case, digits, hyphens.")],
     budget: Annotated[str, typer.Option(help="For training: 90s, 10m, 1h.")] = "2m",
     max_drop: Annotated[
         float, typer.Option(help="How much accuracy the engine may lose (0.01 = one point).", min=0, max=1)
     ] = 0.01,
     seed: Annotated[int, typer.Option(help="Of the split and the training.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the template; as often as needed."),
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Watch it until there is an endpoint.")
     ] = True,
     json: JsonFlag = False,
 ) -> None:
     """Train, optimise and deploy: from data to a live endpoint."""
-    out, budget_s = Output(json), parse_duration_s(budget)
+    out, budget_s, chosen = Output(json), parse_duration_s(budget), parse_settings(settings or [])
     folder = Path(data).expanduser()
     with Ignition() as hub:
         with push_progress(out) as progress:
@@ -52,6 +56,7 @@ def train(
                 budget_s=budget_s,
                 max_drop=max_drop,
                 seed=seed,
+                settings=chosen,
                 idempotency_key=uuid4().hex,
                 progress=progress,
             )

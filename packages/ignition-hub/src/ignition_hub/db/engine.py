@@ -64,14 +64,14 @@ class Database:
                 ) from error
             self.on_commit(session.info.get("topics", ()))
 
-    def migrate(self, revision: str = "head") -> None:
-        """Bring the schema to `revision` (``base`` removes everything)."""
+    def migrate(self, revision: str = "head", *, down: bool = False) -> None:
+        """Bring the schema up, or down, to `revision` (down to ``base`` removes everything)."""
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self._writer.begin() as connection:
             config.attributes["connection"] = connection
-            if revision == "base":
-                command.downgrade(config, "base")
+            if down:
+                command.downgrade(config, revision)
             else:
                 command.upgrade(config, revision)
 

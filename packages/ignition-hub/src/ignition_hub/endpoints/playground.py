@@ -36,14 +36,17 @@ class Playground:
         async for chunk in request.stream():
             body += chunk
             if len(body) > self._max_bytes:
-                raise TooLargeError(f"An image may have at most {self._max_bytes:,} bytes.")
+                raise TooLargeError(f"A body may have at most {self._max_bytes:,} bytes.")
         heatmap = request.query_params.get("heatmap")
         try:
             answer = await self._client.post(
                 f"/v1/endpoints/{name}/predict",
                 content=bytes(body),
                 params={"heatmap": heatmap} if heatmap else None,
-                headers={"Authorization": f"Bearer {self._key}"},
+                headers={
+                    "Authorization": f"Bearer {self._key}",
+                    "Content-Type": request.headers.get("content-type", "application/octet-stream"),
+                },
             )
         except httpx.HTTPError as error:
             raise GatewayUnavailableError("The gateway does not answer.", value=name) from error

@@ -16,7 +16,7 @@ from ignition_hub.datasets import service as datasets
 from ignition_hub.db.engine import now, touch
 from ignition_hub.errors import BadRequestError, ConflictError, NotFoundError
 from ignition_hub.foundry.models import RunRow, StageRow
-from ignition_hub.foundry.templates import require_template
+from ignition_hub.foundry.templates import check_settings, require_template
 from ignition_hub.ids import new_id
 from ignition_hub.jobs import reading as jobs
 from ignition_hub.jobs.reading import JobState
@@ -63,6 +63,7 @@ class Foundry:
             if known is not None:
                 return show(session, actor, known.id)
         template = require_template(request.template)
+        check_settings(template, request.settings)
         if not 0 <= request.seed <= _MAX_SEED:
             raise BadRequestError(f"A seed is between 0 and {_MAX_SEED}.", value=str(request.seed))
         _, version = datasets.find(session, actor, request.dataset, request.dataset_version)

@@ -1,59 +1,115 @@
-"""The templates that the Foundry knows."""
+"""The templates that the Foundry knows, and what each asks people before a run."""
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from ignition_client import wire
 from ignition_hub.errors import BadRequestError
+
+_MAX_SETTINGS_BYTES = 16_384
 
 TEMPLATES: tuple[wire.Template, ...] = (
     wire.Template(
         id="visual-anomaly-detection",
         name="Visual Anomaly Detection",
         summary="Finds defects in pictures of parts, surfaces and products, and shows where they are.",
-        data="A folder of images with `ok/` and `defective/`; a few dozen good ones are enough to start.",
+        data="A folder of images with `ok/` and, if you have them, `defective/`; a few dozen good ones are "
+        "enough to start.",
         learns="What good parts look like; defective examples set the threshold and measure the result.",
         returns="ok or defective, a score, and a heat map of where the defect is.",
         icon="scan",
+        input="image",
+        questions=[
+            wire.Question(
+                id="operating-point",
+                title="Which mistake costs more?",
+                help="The threshold between ok and defective is set by this, on images that training did not "
+                "see; the report says what the other mistake becomes.",
+                choices=[
+                    wire.SettingChoice(title="Balanced", note="fewest mistakes of both kinds"),
+                    wire.SettingChoice(
+                        title="At most 1 % false alarms",
+                        note="good parts are rarely rejected",
+                        settings={"max_false_alarm_rate": 0.01},
+                    ),
+                    wire.SettingChoice(
+                        title="At most 5 % false alarms", settings={"max_false_alarm_rate": 0.05}
+                    ),
+                    wire.SettingChoice(
+                        title="Miss at most 2 %",
+                        note="needs defective images",
+                        settings={"max_miss_rate": 0.02},
+                    ),
+                ],
+            ),
+        ],
     ),
     wire.Template(
         id="image-classification",
         name="Image Classification",
-        summary="Sorts pictures into your own classes.",
-        data="A folder of images with one folder per class.",
-        learns="To tell your classes apart, starting from a pretrained network.",
-        returns="The class and its probability.",
+        summary="Sorts pictures into your own classes: which product, which plant, which document.",
+        data="A folder of images with one folder per class, named as the class.",
+        learns="To tell your classes apart, starting from a network that knows how pictures look.",
+        returns="The class and the probability of each.",
         icon="grid",
-        available=False,
+        input="image",
     ),
     wire.Template(
         id="object-detection",
         name="Object Detection",
-        summary="Finds and counts things in pictures.",
-        data="Images with boxes in COCO, YOLO or Pascal VOC format.",
-        learns="Where your objects are and what they are.",
-        returns="Boxes, classes and scores.",
+        summary="Finds and counts things in pictures, and draws a box around each.",
+        data="Images with boxes drawn in a labelling tool: COCO, YOLO, Pascal VOC or a CSV file.",
+        learns="What your objects look like and where they are in a picture.",
+        returns="A box, a class and a score for every object.",
         icon="box",
-        available=False,
+        input="image",
+    ),
+    wire.Template(
+        id="image-segmentation",
+        name="Image Segmentation",
+        summary="Marks which pixels belong to what: cracks, leaves, roads, cells.",
+        data="Images and, for each, a mask of the same name that paints the classes in different colours.",
+        learns="The outline of your classes, pixel by pixel.",
+        returns="A mask of classes and the share of the picture that each covers.",
+        icon="scan",
+        input="image",
     ),
     wire.Template(
         id="text-classification",
         name="Text Classification",
-        summary="Sorts messages, tickets and reviews.",
-        data="A CSV or Parquet file with a text and a label column.",
-        learns="Your labels from a few examples each.",
-        returns="The label and its probability.",
+        summary="Sorts messages, tickets and reviews: by topic, urgency, mood or anything you label.",
+        data="A table (CSV, TSV, JSON lines, Parquet) with a text and a label column, or a folder of text "
+        "files per label; a few examples of each label are enough to start.",
+        learns="What the texts of a label have in common, beyond the words themselves.",
+        returns="The label and the probability of each.",
         icon="text",
-        available=False,
+        input="text",
     ),
     wire.Template(
-        id="time-series-forecasting",
-        name="Time Series Forecasting",
-        summary="Predicts demand, load and sensor values.",
-        data="A CSV or Parquet file with time, series and value columns.",
-        learns="Seasons, trends and what your series have in common.",
-        returns="The next values with intervals.",
+        id="sales-forecasting",
+        name="Sales Forecasting",
+        summary="Predicts sales, demand, load and other numbers over time, and how sure it is.",
+        data="A table (CSV or Parquet) with a time column and numbers: one column per series, or a column "
+        "that names the series.",
+        learns="Seasons, trends and what your series have in common; simple methods compete with it.",
+        returns="The next values of a series, with intervals.",
         icon="chart",
-        available=False,
+        input="series",
+        questions=[
+            wire.Question(
+                id="horizon",
+                title="How far ahead?",
+                help="Number of future values, in steps of your data: 14 for two weeks of daily data. "
+                "Empty: one season.",
+                setting="horizon",
+                kind="number",
+                low=1,
+                high=1000,
+                placeholder="one season",
+            ),
+        ],
     ),
 )
 
@@ -69,3 +125,59 @@ def require_template(template_id: str) -> wire.Template:
         what = "There is no such template." if found is None else "This template is not available yet."
         raise BadRequestError(what, value=template_id, hint=f"Available: {names}.")
     return found
+
+
+def check_settings(template: wire.Template, settings: dict[str, Any]) -> None:
+    """Refuses what a template's questions exclude. The recipe judges its other settings.
+
+    Raises:
+        BadRequestError: A value is not what its question asks for, or there is too much of it.
+    """
+    if len(json.dumps(settings)) > _MAX_SETTINGS_BYTES:
+        raise BadRequestError(f"Settings may have at most {_MAX_SETTINGS_BYTES:,} bytes.")
+    for question in template.questions:
+        if question.setting in settings:
+            _check_answer(question, settings[question.setting])
+
+
+def _check_answer(question: wire.Question, value: Any) -> None:
+    if question.kind == "text":
+        if not isinstance(value, str):
+            raise BadRequestError(f"'{question.setting}' is text.", value=value)
+        return
+    low, high = question.low, question.high
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise BadRequestError(f"'{question.setting}' is a whole number.", value=value)
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise BadRequestError(f"'{question.setting}' is between {low} and {high}.", value=value)
+
+
+def settings_of_answers(template: wire.Template, answers: dict[str, str]) -> dict[str, Any]:
+    """What a form's fields say, as settings.
+
+    Args:
+        answers: Question id -> number of the choice, or what was typed in.
+
+    Raises:
+        BadRequestError: An answer is none of the choices, or no number.
+    """
+    settings: dict[str, Any] = {}
+    for question in template.questions:
+        answer = answers.get(question.id, "").strip()
+        if not answer:
+            continue
+        if question.choices:
+            chosen = int(answer) if answer.isascii() and answer.isdecimal() else -1
+            if not 0 <= chosen < len(question.choices):
+                raise BadRequestError(f"{question.title} There is no such choice.", value=answer)
+            settings.update(question.choices[chosen].settings)
+        elif question.setting is not None:
+            settings[question.setting] = _number(question, answer) if question.kind == "number" else answer
+    return settings
+
+
+def _number(question: wire.Question, answer: str) -> int:
+    try:
+        return int(answer)
+    except ValueError:
+        raise BadRequestError(f"{question.title} A whole number is needed.", value=answer[:40]) from None

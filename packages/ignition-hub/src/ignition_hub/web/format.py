@@ -20,6 +20,26 @@ METRICS = {
     "recall": "Recall",
     "false_alarm_rate": "False alarm rate",
     "miss_rate": "Miss rate",
+    "false_rejects_per_thousand": "False rejects per thousand",
+    "pixel_auroc": "Pixel AUROC",
+    "aupro": "AUPRO",
+    "macro_f1": "Macro F1",
+    "micro_f1": "Micro F1",
+    "top1": "Top-1 accuracy",
+    "map": "mAP",
+    "map_50": "mAP@50",
+    "map50": "mAP@50",
+    "map_75": "mAP@75",
+    "mean_iou": "Mean IoU",
+    "miou": "Mean IoU",
+    "dice": "Dice",
+    "ece": "Calibration error",
+    "mase": "MASE",
+    "smape": "sMAPE",
+    "owa": "OWA",
+    "wql": "WQL",
+    "rmse": "RMSE",
+    "mae": "MAE",
 }
 LAYOUTS = {
     "ok_defective": "ok and defective folders",
@@ -47,6 +67,18 @@ def _or_dash(show: Callable[..., str]) -> Callable[..., str]:
 @_or_dash
 def fixed(value: float, digits: int = 2) -> str:
     return f"{value:.{digits}f}"
+
+
+@_or_dash
+def figure(value: float) -> str:
+    """Three significant places, without an exponent where one can do without it."""
+    if value == 0 or isinstance(value, int):
+        return f"{value:,}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) < 0.001:
+        return f"{value:.2g}"
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}"
 
 
 @_or_dash
@@ -124,6 +156,7 @@ def inline_code(text: str) -> Markup:
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "fixed": fixed,
+    "figure": figure,
     "percent": percent,
     "count": count,
     "times": times,

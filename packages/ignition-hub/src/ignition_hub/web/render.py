@@ -13,6 +13,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from ignition_client import wire
 from ignition_hub import __version__
 from ignition_hub.foundry.templates import TEMPLATES
+from ignition_hub.web import figures
 from ignition_hub.web.format import FILTERS
 
 FOLDER = Path(__file__).parent
@@ -53,12 +54,13 @@ def report_file(run_id: str, path: str) -> str:
     return f"/v1/runs/{quote(run_id)}/report/{quote(path.removeprefix('report/'))}"
 
 
+def template_of(template_id: str) -> wire.Template | None:
+    return next((known for known in TEMPLATES if known.id == template_id), None)
+
+
 def template_name(template_id: str) -> str:
-    return next((known.name for known in TEMPLATES if known.id == template_id), template_id)
-
-
-def label_name(label: object) -> str:
-    return {"0": "ok", "1": "defective"}.get(str(label), str(label))
+    known = template_of(template_id)
+    return known.name if known else template_id
 
 
 # Reports and receipts are written by jobs, so a page must survive what one of them leaves out.
@@ -69,13 +71,14 @@ environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-environment.filters.update(FILTERS)
+environment.filters.update(FILTERS | figures.FILTERS)
+environment.tests.update(figures.TESTS)
 environment.globals.update(
     static=lambda path: f"/static/{path}",
     thumbnail=thumbnail,
     report_file=report_file,
-    report_label=label_name,
     template_name=template_name,
+    template_of=template_of,
     max_classes=12,
     version=__version__,
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import uuid
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import ValidationError
 
 from ignition_client import wire
 from ignition_hub.errors import HubError
+from ignition_hub.foundry.templates import require_template, settings_of_answers
 from ignition_hub.web.hub import SignedIn
 from ignition_hub.web.pages.problems import FormProblem
 
@@ -36,9 +37,19 @@ def new(
     detail = hub.dataset(dataset, version)
     if step != "train":
         return hub.page(request, "new_check.html", dataset=detail, with_next=True)
-    if detail.check is None or detail.check.blocking:
+    if detail.check is None or not has_template(detail.check):
         return RedirectResponse(f"/new?dataset={detail.name}&version={detail.version}", status_code=303)
     return _choose_template(request, hub, detail, name or detail.name)
+
+
+def has_template(check: wire.CheckReport) -> bool:
+    """Whether there is a template to choose: what blocks one need not block another."""
+    return not check.blocking or any(template != check.template for template in check.suits)
+
+
+async def _answers(request: Request) -> dict[str, str]:
+    """The fields that a template's questions made: ``<template>.<question>``."""
+    return {name: str(value) for name, value in (await request.form()).items() if "." in name}
 
 
 @router.post("/new")
@@ -52,8 +63,15 @@ def start(
     budget_s: Annotated[float, Form()],
     max_drop: Annotated[float, Form()],
     idempotency_key: Annotated[str, Form()],
+    answers: Annotated[dict[str, str], Depends(_answers)],
 ) -> Response:
     try:
+        known = require_template(template)
+        own = {
+            field.removeprefix(f"{known.id}."): answer
+            for field, answer in answers.items()
+            if field.startswith(f"{known.id}.")
+        }
         run = hub.start_run(
             wire.RunStart(
                 name=name,
@@ -62,23 +80,47 @@ def start(
                 dataset_version=dataset_version,
                 budget_s=budget_s,
                 max_drop=max_drop,
+                settings=settings_of_answers(known, own),
                 idempotency_key=idempotency_key,
             )
         )
     except (ValidationError, HubError) as error:
         problem = FormProblem.of(error, "The run was not started")
-        return _choose_template(request, hub, hub.dataset(dataset, dataset_version), name, problem)
+        detail = hub.dataset(dataset, dataset_version)
+        return _choose_template(request, hub, detail, name, problem, {"template": template, **answers})
     return RedirectResponse(f"/runs/{run.id}", status_code=303)
 
 
 def _choose_template(
-    request: Request, hub: SignedIn, detail: wire.DatasetDetail, name: str, error: FormProblem | None = None
+    request: Request,
+    hub: SignedIn,
+    detail: wire.DatasetDetail,
+    name: str,
+    error: FormProblem | None = None,
+    given: dict[str, str] | None = None,
 ) -> HTMLResponse:
+    """The templates that the data suits first, one that its check allows chosen.
+
+    Args:
+        given: What was answered before, by the form's fields.
+    """
+    suits = detail.check.suits if detail.check else []
+    blocked = detail.check.template if detail.check and detail.check.blocking else None
+    templates = sorted(
+        hub.templates(),
+        key=lambda one: (
+            not one.available,
+            suits.index(one.id) + len(suits) * (one.id == blocked) if one.id in suits else 2 * len(suits),
+        ),
+    )
     return hub.page(
         request,
         "new_train.html",
         dataset=detail,
-        templates=hub.templates(),
+        templates=templates,
+        suits=suits,
+        blocked=blocked,
+        given=given or {},
         name=name,
         idempotency_key=uuid.uuid4().hex,
         error=error,

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from ignition_hub.web.hub import SignedIn
-from ignition_hub.web.pages.runs import samples
+from ignition_hub.web.pages.runs import input_of
+from ignition_hub.web.samples import samples
 
 router = APIRouter(include_in_schema=False)
 
@@ -63,7 +64,7 @@ def endpoints(request: Request, hub: SignedIn) -> HTMLResponse:
 def endpoint(request: Request, hub: SignedIn, name: str) -> HTMLResponse:
     shown = hub.endpoint(name)
     report = hub.report(shown.run_id) if shown.run_id else None
-    tried = samples(hub.run(shown.run_id), report) if shown.run_id else []
+    tried = samples(hub.run(shown.run_id), report, input_of(shown.template)) if shown.run_id else []
     return hub.page(request, "endpoint.html", area="/endpoints", endpoint=shown, report=report, samples=tried)
 
 

@@ -78,7 +78,7 @@ async function refreshMetrics(jobId) {
   if (metricsJob === key) metrics.setData(data);
   else {
     part("metrics").replaceChildren();
-    metrics = charts.lines(part("metrics"), xName ?? "report", names, data);
+    metrics = charts.live(part("metrics"), xName ?? "report", names, data);
     metricsJob = key;
   }
 }
@@ -144,10 +144,4 @@ if (live) follow();
 else {
   const tabs = root.querySelectorAll("[data-log] [role=tab]");
   if (tabs.length) openLog(tabs[tabs.length - 1].dataset.job);
-}
-
-const report = JSON.parse(document.getElementById("report-data")?.textContent ?? "{}");
-for (const element of root.querySelectorAll("[data-chart]")) {
-  if (element.dataset.chart === "roc") charts.roc(element, report.roc);
-  else charts.histogram(element, report.histogram, report.threshold);
 }

@@ -58,7 +58,7 @@ function className(path) {
 
 function choose(found, folder = "") {
   const kept = found.filter(({ path, file }) => !JUNK.test(path) && file.size > 0);
-  if (!kept.length) return fail({ message: "There are no files in what was dropped.", hint: "Drop a folder that holds images, for example one with ok/ and defective/ inside." });
+  if (!kept.length) return fail({ message: "There are no files in what was dropped.", hint: "Drop a folder that holds images or a table." });
   const below = belowTop(kept);
   state.entries = below.entries.sort((a, b) => (a.path < b.path ? -1 : 1));
   state.folder = below.folder || folder;
@@ -67,7 +67,7 @@ function choose(found, folder = "") {
   part("selection").hidden = false;
   showCounts();
   const name = root.querySelector("#name");
-  if (!name.value) name.value = slug(state.folder) || "images";
+  if (!name.value) name.value = slug(state.folder) || "data";
   part("start").focus();
 }
 
