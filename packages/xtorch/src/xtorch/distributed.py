@@ -63,6 +63,8 @@ class _Shard:
 
     def __init__(self, batches: Iterable[Any], drop_last: bool) -> None:
         self._batches, self._drop_last = batches, drop_last
+        if hasattr(batches, "set_epoch"):
+            self.set_epoch = batches.set_epoch
 
     def __iter__(self) -> Iterator[Any]:
         world, mine = world_size(), rank()

@@ -180,10 +180,23 @@ class Loop:
             batches.load_state_dict(loader)  # type: ignore[union-attr]
         if not resumed:
             return batches
-        rest: Iterable[Batch] = _Continued(batches, 0 if loader is not None else self.position.batches)
+        if self._all_read():
+            # A source's state after its last batch may be that of its next epoch: it is not asked.
+            rest = _Continued(batches, iter(()))
+        else:
+            rest = _Continued(batches, iter(batches), skip=0 if loader is not None else self.position.batches)
         set_random_state(now[0])
         self.generator.set_state(now[1])
         return rest
+
+    def _all_read(self) -> bool:
+        """Whether the interrupted epoch's batches were all used, where their number is known."""
+        if not hasattr(self.batches, "__iter__"):
+            return False
+        try:
+            return self.position.batches >= len(self.batches)  # type: ignore[arg-type]
+        except TypeError:
+            return False
 
     def _step(self, group: Sequence[Batch]) -> None:
         """One optimiser step: the gradient is the mean over the group's batches."""
@@ -322,7 +335,9 @@ class Loop:
         }
         within_epoch = state.steps_in_epoch > 0
         source = batches.source if isinstance(batches, _Continued) else batches
-        if hasattr(source, "state_dict") and (within_epoch or source is self.batches):
+        # Between epochs, `set_epoch` says all that there is to say.
+        between = source is self.batches and not hasattr(source, "set_epoch")
+        if hasattr(source, "state_dict") and (within_epoch or between):
             process["position"]["loader"] = source.state_dict()
         snapshot = {
             "settings": _settings(self.config),
@@ -399,9 +414,9 @@ class Loop:
 class _Continued(Iterable[Batch]):
     """Batches from a position on. They are skipped at once, so that generators stand where they stood."""
 
-    def __init__(self, source: Iterable[Batch], skip: int) -> None:
+    def __init__(self, source: Iterable[Batch], rest: Iterator[Batch], *, skip: int = 0) -> None:
         self.source = source
-        self._rest = iter(source)
+        self._rest = rest
         for _ in range(skip):
             next(self._rest, None)
 

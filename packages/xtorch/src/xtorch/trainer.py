@@ -132,9 +132,10 @@ class Trainer:
             model: trained in place; in training mode during batches, in evaluation mode during validation
                 and afterwards.
             train_batches: iterated once an epoch; a function gets a seeded generator and returns the
-                epoch's batches. Tensors in them are moved to the device. A source with `state_dict` and
-                `load_state_dict` is resumed within an epoch by them; of any other, the batches that were
-                used already are read again and dropped. `set_epoch` is called where there is one.
+                epoch's batches. Tensors in them are moved to the device. `set_epoch` is called before each
+                epoch where there is one. A source with `state_dict` and `load_state_dict` is resumed within
+                an epoch by them (`xtorch.data.loader`); of any other, the batches that were used already
+                are read again and dropped.
             loss: scalar loss of the model on one batch, the mean over its samples; or a `StepOutput`, for
                 `metrics`. It has to call the model that it is given, not a part of it, when several
                 processes train.
