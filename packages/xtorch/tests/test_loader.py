@@ -82,7 +82,8 @@ class Broken(Seeded):
 def flat(batches: Any) -> list[Any]:
     """Batches as nested lists, to be compared."""
     if isinstance(batches, torch.Tensor | np.ndarray):
-        return batches.tolist()  # type: ignore[no-any-return]
+        values: list[Any] = batches.tolist()
+        return values
     if isinstance(batches, dict):
         return [(key, flat(value)) for key, value in sorted(batches.items())]
     if isinstance(batches, list | tuple):
@@ -91,7 +92,8 @@ def flat(batches: Any) -> list[Any]:
 
 
 def loader(dataset: Any, batch_size: int = 4, **options: Any) -> ExtendedDataLoader:
-    return ExtendedDataLoader(dataset, batch_size, **({"shuffle": True, "kind": "none"} | options))
+    merged: dict[str, Any] = {"shuffle": True, "kind": "none", **options}
+    return ExtendedDataLoader(dataset, batch_size, **merged)
 
 
 @pytest.fixture(autouse=True)
@@ -194,7 +196,8 @@ def test_state_of_another_dataset_or_setting_is_refused() -> None:
 
 def test_loading_leaves_the_generators_of_the_process_alone() -> None:
     def states() -> list[Any]:
-        return flat([list(random.getstate()[1]), np.random.get_state()[1], torch.get_rng_state()])
+        numpy_state: Any = np.random.get_state()
+        return flat([list(random.getstate()[1]), numpy_state[1], torch.get_rng_state()])
 
     torch.manual_seed(0)
     before = states()

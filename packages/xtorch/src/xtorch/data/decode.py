@@ -176,7 +176,7 @@ class ImageFiles:
         try:
             if self._cache is None:
                 return decode_image(path.read_bytes(), min_side=self.min_side)
-            digest, data = self._digest(index)
+            digest, data = self._content(index)
             pixels_HW3 = self._cache.get(self.recipe, digest)
             if pixels_HW3 is None:
                 data = path.read_bytes() if data is None else data
@@ -186,7 +186,11 @@ class ImageFiles:
         except OSError as error:
             raise DataError(f"The file cannot be read: {error.strerror}", value=str(path)) from error
 
-    def _digest(self, index: int) -> tuple[str, bytes | None]:
+    def digest(self, index: int) -> str:
+        """``sha256:...`` of a file's content, read again when its size or time has changed."""
+        return self._content(index)[0]
+
+    def _content(self, index: int) -> tuple[str, bytes | None]:
         """The digest of a file's content, and the content if it had to be read for that."""
         if self._known is not None:
             return self._known[index], None

@@ -35,11 +35,7 @@ def _stack_arrays(
 ) -> Any:
     if arrays[0].dtype.kind in "SUO":
         return list(arrays)
-    if get_worker_info() is not None:
-        # In a worker process torch stacks straight into shared memory.
-        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
-        return torch_collate(tensors, collate_fn_map=default_collate_fn_map)
-    # In a thread torch.stack would start a team of threads beside the one that trains; NumPy does not.
+    # In a thread, torch.stack would start a team of threads beside the one that trains; NumPy does not.
     return torch.from_numpy(np.stack(arrays))
 
 
@@ -78,7 +74,7 @@ def _stack_images(
         ("visible", "visible_K"),
     ):
         if getattr(samples[0], field) is not None:
-            batch[key] = [torch.from_numpy(getattr(sample, field)) for sample in samples]
+            batch[key] = [torch.from_numpy(np.array(getattr(sample, field))) for sample in samples]
     if samples[0].target is not None:
         batch["target"] = collate([sample.target for sample in samples])
     return batch
