@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -54,7 +55,7 @@ class ExtendedDataLoader:
         prefetch: batches made ahead, for each worker.
         pin_memory: batches in page-locked memory; "auto": where there is a CUDA device.
         device: where batches are moved, on CUDA one ahead; None: they stay on the CPU.
-        cache: handed to the dataset's `with_cache`, such as a `xtorch.data.decode.DecodeCache`.
+        cache: handed to the dataset's `with_cache`, such as a `xtorch.data.decode_cache.DecodeCache`.
         on_error: "raise" a `SampleError` for a sample that fails; "skip": leave it out, warn, and list it in
             `failures`.
         shard: (rank, number of processes): every process gets its part of each epoch, equally many samples.
@@ -267,7 +268,7 @@ class ExtendedDataLoader:
             choice, fetcher = self.choice, self._fetcher
             if self._cache is not None:
                 assert isinstance(self.dataset, Cacheable)
-                fetcher = Fetcher(**vars(fetcher) | {"dataset": self.dataset.with_cache(self._cache)})
+                fetcher = replace(fetcher, dataset=self.dataset.with_cache(self._cache))
             self._source = open_source(
                 choice.kind, fetcher, num_workers=choice.num_workers, prefetch=self.prefetch
             )
