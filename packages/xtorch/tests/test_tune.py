@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xtorch import tune as tuning
 from xtorch.errors import SettingsError, TrainingError, TuningError, TuningStorageError
 from xtorch.space import Choice, Float, Int, Parameter, Params, active, check_params, check_space
 from xtorch.tune import Outcome, Trial, TrialPruned, Tuner, TuneResult, tune
@@ -52,7 +51,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 100.0
-        monkeypatch.setattr(tuning.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr("xtorch.tune.time.monotonic", lambda: self.now_s)
 
 
 # ---------------------------------------------------------------------------------------------- space
@@ -147,7 +146,7 @@ def test_search_is_the_same_with_the_same_seed_and_another_with_another() -> Non
 
 
 def test_search_learns_from_trials() -> None:
-    space = {name: Float(low=-1, high=1) for name in "abcd"}
+    space: dict[str, Parameter] = {name: Float(low=-1, high=1) for name in "abcd"}
     goal = {"a": 0.3, "b": -0.6, "c": 0.1, "d": 0.8}
 
     def distance(trial: Trial) -> float:
@@ -247,7 +246,7 @@ def test_best_meets_every_constraint() -> None:
 
 def test_trials_that_fall_behind_are_ended_early() -> None:
     space = {"level": Float(low=0, high=1)}
-    portfolio = [{"level": level} for level in (0.5, 0.6, 0.7, 0.55, 0.1, 0.9)]
+    portfolio: list[Params] = [{"level": level} for level in (0.5, 0.6, 0.7, 0.55, 0.1, 0.9)]
     steps: dict[int, int] = {}
 
     def curve(trial: Trial) -> float:
@@ -380,7 +379,12 @@ def test_interrupted_search_ends_as_if_nothing_had_happened(tmp_path: Path, at: 
     with pytest.raises(Interrupted):
         tune(interrupted, storage=path, **arguments)
     ran: list[int] = []
-    again = tune(lambda trial: (ran.append(trial.number), curve(trial))[1], storage=path, **arguments)
+
+    def counted(trial: Trial) -> float:
+        ran.append(trial.number)
+        return curve(trial)
+
+    again = tune(counted, storage=path, **arguments)
     assert ran == list(range(at, 10))
     assert rows(again) == rows(tune(curve, **arguments))
 

@@ -8,9 +8,12 @@ Shapes: N images, C classes.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from xtorch.data.check import UsableImage
 from xtorch.data.check_classification import ClassInspection, inspect_classes
 from xtorch.data.class_splits import folds, split_classes
 from xtorch.data.classes import scan_classes
-from xtorch.errors import DataError, LayoutError, TooFewImagesError
+from xtorch.errors import DataError, LayoutError, TooFewImagesError, TuningStorageError
 from xtorch.export import export_image_model
 from xtorch.models import efficientnet
 from xtorch.models.classifier import Classifier, ClassifierConfig
@@ -56,6 +59,8 @@ _CHECK, _FEATURES, _HEAD, _TUNE, _EXPORT, _REPORT = (
     "Writing the report",
 )
 _FOLDS = 5
+_SEARCH_VERSION = 1
+"""Raised when the same settings of the classifier would give other values."""
 _HEAD_SHARE = 0.35
 """Of the time that is left when features are there."""
 _EXPORT_S = 40.0
@@ -225,7 +230,8 @@ class _Run:
         images = [*self.parts.train, *self.parts.validation]
         may_tune = self.settings.fine_tune and len(self.parts.validation) >= _MIN_VALIDATION
         start_s = time.monotonic()
-        tuned = tune_head(
+        search = partial(
+            tune_head,
             pooled_NVF,
             labels_N,
             folds(images, _FOLDS, seed=self.seed),
@@ -235,12 +241,28 @@ class _Run:
             seed=self.seed,
             on_trial=lambda row: self._report_trial(_HEAD, row, self.settings.max_trials),
         )
+        identity = self._identity(images)
+        try:
+            tuned = search(storage=self._journal(identity), identity=identity)
+        except TuningStorageError:
+            # Another run has the same search, or its journal is damaged: a search can do without.
+            tuned = search()
         head = fit_head(pooled_NVF, labels_N, len(self.labels), tuned.params).tempered(tuned.temperature)
         candidates = [self._head_candidate(tuned, head, labels_N, time.monotonic() - start_s)]
         left_s = self.deadline_s - time.monotonic() - _EXPORT_S
         if may_tune and left_s > _MIN_FINE_TUNE_S:
             candidates.append(self._fine_tuned(features, tuned, left_s))
         return tuned, candidates
+
+    def _identity(self, images: Sequence[UsableImage]) -> str:
+        """Of everything that the search for the classifier depends on besides its settings."""
+        content = [[image.digest, image.label, image.group] for image in images]
+        text = json.dumps([_SEARCH_VERSION, content, self.config.to_dict(), self.seed])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _journal(self, identity: str) -> Path | None:
+        """Where the search is kept, to go on after an interruption."""
+        return None if self.cache_dir is None else self.cache_dir / "searches" / f"{identity[:32]}.jsonl"
 
     def _head_candidate(
         self, tuned: TunedHead, head: LinearHead, labels_N: np.ndarray, fit_s: float
