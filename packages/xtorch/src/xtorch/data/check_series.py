@@ -333,6 +333,13 @@ def _report_noticed(series: SeriesSet, findings: Findings) -> None:
         "They are left out.",
         noticed.empty,
     )
+    findings.add(
+        "series.covariates",
+        "info",
+        "{num} column{s} of covariates",
+        "They are shown but not used: an engine forecasts from the history of the values alone.",
+        series.roles.covariates,
+    )
     if noticed.unsorted:
         findings.add("series.unsorted", "info", "Rows were not in order of time", "They were sorted.", num=1)
 
@@ -463,7 +470,7 @@ def _facts(series: SeriesSet) -> dict[str, str]:
         or ("the columns' names" if series.layout == "wide" else "none"),
         "Value column": roles.target or "all columns of numbers",
         "Frequency": frequency.name,
-        "Season": f"{frequency.season} values" if frequency.season > 1 else "none",
+        "Seasons": ", ".join(f"{m} values" for m in frequency.seasons) or "none",
         "Horizon": f"{frequency.horizon} values, unless told otherwise",
         "Series": f"{len(series.names)}, with {min(lengths)} to {max(lengths)} values",
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -214,8 +214,8 @@ class Frequency:
         unit: How places are counted: seconds in fixed steps, months of the calendar, business days, or
             numbers.
         step: Seconds, months, business days or numbers from one value to the next.
-        season: Values after which the pattern comes again; 1: none is expected.
-        seasons: All such, the shortest first, for members that can use several.
+        season: Of the naive forecast and of MASE: values from one season to the next; 1: none.
+        seasons: Values after which a pattern may come again, the shortest first.
         horizon: Values that are forecast unless told otherwise.
     """
 
@@ -310,7 +310,8 @@ def _named(step_s: int) -> Frequency:
     if 27 <= days <= 32:
         return months("monthly", 1, 12, 12)
     if days == 7:
-        return fixed("weekly", (52,), 13)
+        # The year is a season to learn from; naive forecast and MASE go by the week before, as in M4.
+        return replace(fixed("weekly", (52,), 13), season=1)
     if days == 1:
         return fixed("daily", (7,), 28)
     if days > 1:

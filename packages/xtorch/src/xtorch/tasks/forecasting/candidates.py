@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,10 @@ from xtorch.tasks.forecasting.windows import Windows
 
 Fit = Callable[[Windows, float], "tuple[MemberConfig, nn.Module]"]
 """(training windows, seconds that it may take) -> what was fitted."""
+
+
+Fitted = tuple[str, dict[str, Any], nn.Module]
+"""A member's kind, configuration and module."""
 
 
 @dataclass(kw_only=True)
@@ -95,32 +99,35 @@ def candidates(
 def _learned(
     plan: Plan, wanted: Sequence[str], *, seed: int, num_seeds: int, callbacks: Sequence[Callback]
 ) -> list[Candidate]:
+    """Linear maps and trees on logarithms and on plain values, where both can be: they err differently."""
     first = plan.seasons[0] if plan.seasons else 1
-    common = {"length": plan.length, "centre": first, "log": plan.log}
 
-    def scale(**changes: int) -> WindowScale:
-        given = {**common, **changes}
-        return WindowScale(
-            min(int(given["length"]), plan.length),
-            centre=min(int(given["centre"]), plan.length),
-            log=bool(given["log"]),
-        )
+    def add(
+        name: str, title: str, fit: Callable[[WindowScale, dict[str, Any], Windows, float], Fitted], log: bool
+    ) -> None:
+        common = {"length": plan.length, "centre": min(first, plan.length), "log": log}
 
-    def linear(windows: Windows, limit_s: float) -> tuple[MemberConfig, nn.Module]:  # noqa: ARG001
-        config = {**common, "network": "nlinear", "num_seeds": 1}
-        return MemberConfig(name="linear", kind="networks", config=config), fit_linear(scale(), windows)
+        def fit_this(windows: Windows, limit_s: float) -> tuple[MemberConfig, nn.Module]:
+            scale = WindowScale(plan.length, centre=int(common["centre"]), log=log)
+            kind, config, module = fit(scale, common, windows, limit_s)
+            return MemberConfig(name=name, kind=kind, config=config), module
 
-    def trees(windows: Windows, limit_s: float) -> tuple[MemberConfig, nn.Module]:
-        module = fit_trees(scale(), windows, seasons=plan.seasons, seed=seed, limit_s=limit_s)
+        unfitted = MemberConfig(name=name, kind="", config=common)
+        found.append(Candidate(name=name, title=title, kind="model", config=unfitted, fit=fit_this))
+
+    def linear(scale: WindowScale, common: dict[str, Any], windows: Windows, _: float) -> Fitted:
+        return "networks", {**common, "network": "nlinear", "num_seeds": 1}, fit_linear(scale, windows)
+
+    def trees(scale: WindowScale, common: dict[str, Any], windows: Windows, limit_s: float) -> Fitted:
+        module = fit_trees(scale, windows, seasons=plan.seasons, seed=seed, limit_s=limit_s)
         sizes = [len(module.trees.value), len(module.trees.root_T), module.trees.depth]
-        config = {**common, "seasons": list(plan.seasons), "sizes": sizes}
-        return MemberConfig(name="trees", kind="trees", config=config), module
+        return "trees", {**common, "seasons": list(plan.seasons), "sizes": sizes}, module
 
-    def networks(windows: Windows, limit_s: float) -> tuple[MemberConfig, nn.Module]:
+    def networks(scale: WindowScale, common: dict[str, Any], windows: Windows, limit_s: float) -> Fitted:
         config = {**common, "network": "nhits", "num_seeds": num_seeds, **nhits_sizes(plan)}
         member = MemberConfig(name="networks", kind="networks", config=config)
         module = fit_networks(
-            scale(),
+            scale,
             windows,
             member,
             seed=seed,
@@ -129,24 +136,21 @@ def _learned(
             limit_s=limit_s,
             callbacks=callbacks,
         )
-        return member, module
+        return "networks", config, module
 
-    makers: Mapping[str, tuple[str, Fit]] = {
-        "linear": ("Linear map of the past (NLinear)", linear),
-        "trees": ("Boosted trees (LightGBM)", trees),
-        "networks": (f"N-HiTS, {num_seeds} seed{'s' if num_seeds > 1 else ''}", networks),
-    }
-    return [
-        Candidate(
-            name=name,
-            title=title,
-            kind="model",
-            config=MemberConfig(name=name, kind="networks"),
-            fit=fit,
-        )
-        for name, (title, fit) in makers.items()
-        if name in wanted
-    ]
+    found: list[Candidate] = []
+    for log in (True, False) if plan.log else (False,):
+        suffix, what = ("_log", " on logarithms") if log else ("", "")
+        if "linear" in wanted:
+            add(f"linear{suffix}", f"Linear map of the past (NLinear){what}", linear, log)
+    for log in (True, False) if plan.log else (False,):
+        suffix, what = ("_log", " on logarithms") if log else ("", "")
+        if "trees" in wanted:
+            add(f"trees{suffix}", f"Boosted trees (LightGBM){what}", trees, log)
+    if "networks" in wanted:
+        seeds = f"{num_seeds} seed{'s' if num_seeds > 1 else ''}"
+        add("networks", f"N-HiTS, {seeds}", networks, plan.log)
+    return found
 
 
 def nhits_sizes(plan: Plan) -> dict[str, list[int]]:

@@ -83,7 +83,7 @@ def build_inputs(model_dir: str | Path, dataset_dir: str | Path) -> BuildInputs:
         float_nodes=[
             f"members/{member['name']}*"
             for member in config["members"]
-            if member["kind"] != "networks" or member["name"] == "linear"
+            if member["config"].get("network") != "nhits"
         ]
         + ["spread*", "graph*"],
     )

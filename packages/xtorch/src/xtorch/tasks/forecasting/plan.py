@@ -143,7 +143,11 @@ def make_plan(
     usable = tuple(m for m in seasons if 1 < m <= history // 2)
     season = season if season <= max(history // 2, 1) else 1
     longest = max(usable, default=1)
-    length = int(min(_MAX_LENGTH, max(4 * longest, 60, 3 * wanted), max(history, 2 * wanted, 8)))
+    length = int(
+        min(
+            _MAX_LENGTH, max(4 * longest, min(10 * longest, 120), 60, 3 * wanted), max(history, 2 * wanted, 8)
+        )
+    )
     known = [value[np.isfinite(value)] for value in values]
     positive = np.mean([bool((value > 0).all()) for value in known])
     zeros = np.mean([float((value == 0).mean()) for value in known])

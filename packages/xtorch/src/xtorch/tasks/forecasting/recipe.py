@@ -14,6 +14,7 @@ from xtorch.data.check_series import SeriesInspection, inspect_series, refuse
 from xtorch.data.series import SeriesSet
 from xtorch.errors import ParityError
 from xtorch.export import export_tensor_model
+from xtorch.models.forecast_ensemble import ForecastEnsemble
 from xtorch.progress import Progress, Stages, silent
 from xtorch.tasks.forecasting import show
 from xtorch.tasks.forecasting.candidates import Candidate
@@ -142,22 +143,32 @@ def _export(outcome: Outcome, folder: Path) -> dict[str, float]:
     save_model(ensemble, folder)
     write_json(folder / "task.json", task_spec(config))
     write_json(folder / "labels.json", [])
-    picks = np.arange(len(test))[: max(_EXAMPLE_BATCH, 1)]
-    example = [
-        torch.from_numpy(np.resize(array[picks], (_EXAMPLE_BATCH, config.length)))
-        for array in (test.history, test.observed)
-    ]
     path = folder / "model.onnx"
+    export_ensemble(ensemble, test, path)
+    return parity(path, outcome)
+
+
+def export_ensemble(ensemble: ForecastEnsemble, windows: Windows, path: Path) -> None:
+    """Writes the model as ONNX: ``history`` and ``observed`` float32 [N,L] -> ``forecast`` [N,H,Q].
+
+    Args:
+        ensemble: What to write.
+        windows: Examples for the exporter to trace; at least one.
+        path: Where to write.
+
+    Raises:
+        ExportError: The exporter or ONNX's checker refuses.
+    """
+    rows = np.arange(_EXAMPLE_BATCH) % len(windows)
     export_tensor_model(
         ensemble,
-        example,
+        [torch.from_numpy(windows.history[rows]), torch.from_numpy(windows.observed[rows])],
         path,
         input_names=["history", "observed"],
         output_names=["forecast"],
         free_axes=(0,),
         axis_names="N",
     )
-    return parity(path, outcome)
 
 
 def parity(path: Path, outcome: Outcome) -> dict[str, float]:
