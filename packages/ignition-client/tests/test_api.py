@@ -240,6 +240,33 @@ def test_predict_asks_the_gateway_with_an_endpoint_key(api: FakeApi, hub: Igniti
     assert headers["Authorization"] == "Bearer endpoint-key"
 
 
+def test_predict_asks_about_texts_and_series(api: FakeApi, hub: Ignition) -> None:
+    base = {"model": "m", "version": 1, "engine": fake_api.DIGEST, "timing_ms": {}}
+    api.routes["POST /v1/endpoints/bolts/predict"] = {
+        **base,
+        "task": "forecast",
+        "horizon": 1,
+        "quantiles": {"0.5": [7]},
+    }
+    answer = hub.predict("bolts", history=[1, None, 3])
+    assert (answer.quantiles, answer.verdict, answer.label) == ({"0.5": [7]}, None, None)
+    hub.predict("bolts", history=[[1, 2], [3]])
+    hub.predict("bolts", text="where?")
+    hub.predict("bolts", text=["a", "b"])
+    assert [json.loads(body) for _, _, body, _ in api.requests] == [
+        {"history": [1, None, 3]},
+        {"histories": [[1, 2], [3]]},
+        {"text": "where?"},
+        {"texts": ["a", "b"]},
+    ]
+
+
+@pytest.mark.parametrize("given", [{}, {"image": b"x", "text": "y"}, {"text": "y", "history": [1]}])
+def test_predict_is_about_one_thing(hub: Ignition, given: dict[str, Any]) -> None:
+    with pytest.raises(errors.InputError):
+        hub.predict("bolts", **given)
+
+
 def test_predict_on_a_missing_file_is_an_input_error(hub: Ignition, tmp_path: Path) -> None:
     with pytest.raises(errors.InputError):
         hub.predict("bolts", tmp_path / "none.jpg")

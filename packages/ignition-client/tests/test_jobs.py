@@ -14,7 +14,7 @@ from PIL import Image
 
 from ignition_client.errors import InputError
 from ignition_client.jobs.runner import JobContext, run_folder
-from ignition_client.jobs.train import recipe_module
+from ignition_client.jobs.train import RECIPES, recipe_module
 from ignition_client.wire import CheckReport
 
 
@@ -82,6 +82,50 @@ def test_damaged_job_file_is_a_result_too(tmp_path: Path) -> None:
     (folder / "job.json").write_text("{")
     assert run_folder(folder) == 1
     assert outcome(folder)["status"] == "failed"
+
+
+def test_check_job_is_the_templates_that_was_asked_for(tmp_path: Path) -> None:
+    """Classes are no good and defective parts: the check of that template says so."""
+    folder = make_folder(
+        tmp_path, spec={"dataset": "d", "version": 1, "template": "visual-anomaly-detection"}
+    )
+    for name in ("cat/a", "dog/b"):
+        path = folder / "inputs" / "dataset" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (80, 80)).save(path)
+    assert run_folder(folder) == 0
+    report = CheckReport.model_validate(outcome(folder)["result"])
+    assert report.template == "visual-anomaly-detection"
+    assert report.suits == ["image-classification"]
+    assert report.blocking
+
+
+def test_check_of_what_suits_nothing_says_what_was_looked_for(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    (folder / "inputs" / "dataset" / "notes.pdf").write_bytes(b"%PDF")
+    assert run_folder(folder) == 0
+    report = CheckReport.model_validate(outcome(folder)["result"])
+    assert (report.template, report.suits, report.blocking) == (None, [], True)
+    assert "CSV" in report.findings[0].hint
+
+
+def test_recipe_that_is_not_installed_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "visual-anomaly-detection", "xtorch.tasks.not_there")
+    with pytest.raises(InputError) as caught:
+        recipe_module("visual-anomaly-detection")
+    assert (caught.value.code, caught.value.value) == ("job.unknown_template", "visual-anomaly-detection")
+
+
+def test_package_that_is_missing_is_named(tmp_path: Path) -> None:
+    def fail(_context: JobContext) -> dict[str, Any]:
+        raise ModuleNotFoundError("No module named 'lightgbm'", name="lightgbm")
+
+    folder = make_folder(tmp_path)
+    assert run_folder(folder, lambda _kind: fail) == 1
+    error = outcome(folder)["error"]
+    assert error["code"] == "job.missing_package"
+    assert "lightgbm" in error["message"]
+    assert error["hint"]
 
 
 def test_unknown_template_is_a_typed_error() -> None:

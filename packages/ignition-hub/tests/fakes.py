@@ -65,6 +65,8 @@ class FakeAgent:
         self._client = anonymous
         self._seed = seed
         self.check = CHECK
+        self.reports: dict[str, tuple[dict[str, Any], dict[str, bytes]]] = {}
+        """Template -> its report and the pictures below ``report/``; of others an empty report."""
 
     async def lease(self, wait_s: float = 10) -> dict[str, Any] | None:
         answer = await self._agent.post(
@@ -114,11 +116,12 @@ class FakeAgent:
         if lease["kind"] == "check":
             return {}, self.check
         if lease["kind"] == "train":
-            report = {"schema_version": 1, "name": spec["name"], "held_out": []}
+            empty = {"schema_version": 2, "name": spec["name"], "held_out": []}
+            report, pictures = self.reports.get(spec["template"], (empty, {"worst.png": b"\x89PNG"}))
             outputs = {
                 "model.onnx": b"onnx" + self._seed.encode(),
                 "report.json": json.dumps(report).encode(),
-                "report/worst.png": b"\x89PNG",
+                **{f"report/{name}": data for name, data in pictures.items()},
             }
             return outputs, TRAIN
         assert any(entry["path"] == "model/model.onnx" for entry in lease["inputs"])

@@ -64,6 +64,13 @@ IMAGE_FOLDERS: dict[str, tuple[dict[str, Content], list[str]]] = {
     ),
     "classes": (images("cat/a.jpg", "dog/b.jpg"), [CLASSIFICATION]),
     "classes in parts": (images("train/cat/a.jpg", "train/dog/b.jpg", "test/cat/c.jpg"), [CLASSIFICATION]),
+    "labels in a table": (
+        {
+            **images("a.jpg", "b.jpg", "c.jpg"),
+            "labels.csv": rows("id,label", "a.jpg,cat", "b.jpg,dog", "c.jpg,cat"),
+        },
+        [CLASSIFICATION],
+    ),
     "one class": (images("train/cat/a.jpg", "test/cat/c.jpg"), []),
     "parts without classes": (images("train/a.jpg", "test/b.jpg"), []),
     "no folders": (images("a.jpg", "b.jpg"), []),

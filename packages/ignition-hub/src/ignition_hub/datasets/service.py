@@ -187,7 +187,7 @@ def _datasets_of(actor: Actor):  # type: ignore[no-untyped-def]
 
 def _checked_files(session: Session, actor: Actor, files: list[wire.FileEntry]) -> list[wire.FileEntry]:
     if not files:
-        raise BadRequestError("A dataset has at least one file.", hint="Choose a folder with images.")
+        raise BadRequestError("A dataset has at least one file.", hint="Choose a folder or a file.")
     if len(files) > MAX_FILES:
         raise BadRequestError(f"A dataset has at most {MAX_FILES:,} files.", value=len(files))
     checked: dict[str, wire.FileEntry] = {}

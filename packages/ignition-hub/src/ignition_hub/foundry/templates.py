@@ -55,6 +55,21 @@ TEMPLATES: tuple[wire.Template, ...] = (
         returns="The class and the probability of each.",
         icon="grid",
         input="image",
+        questions=[
+            wire.Question(
+                id="review",
+                title="How much does it cost when a person looks at a picture?",
+                help="Compared with a wrong answer. It decides from which confidence on answers need no "
+                "review; the report says how many are left for review.",
+                choices=[
+                    wire.SettingChoice(title="A fifth of a wrong answer", note="the usual"),
+                    wire.SettingChoice(
+                        title="A twentieth", note="reviews more", settings={"review_cost": 0.05}
+                    ),
+                    wire.SettingChoice(title="Half", note="reviews less", settings={"review_cost": 0.5}),
+                ],
+            ),
+        ],
     ),
     wire.Template(
         id="object-detection",
@@ -65,6 +80,33 @@ TEMPLATES: tuple[wire.Template, ...] = (
         returns="A box, a class and a score for every object.",
         icon="box",
         input="image",
+        questions=[
+            wire.Question(
+                id="operating-point",
+                title="Which mistake costs more?",
+                help="From which score on a box is shown, for each class by itself; the report says how many "
+                "objects are then missed.",
+                choices=[
+                    wire.SettingChoice(title="Balanced", note="fewest mistakes of both kinds"),
+                    wire.SettingChoice(
+                        title="9 of 10 boxes are right",
+                        note="more is missed",
+                        settings={"min_precision": 0.9},
+                    ),
+                    wire.SettingChoice(title="19 of 20 boxes are right", settings={"min_precision": 0.95}),
+                ],
+            ),
+            wire.Question(
+                id="network",
+                title="How large a network?",
+                choices=[
+                    wire.SettingChoice(title="Nano", note="fastest"),
+                    wire.SettingChoice(
+                        title="Tiny", note="finds more, slower", settings={"architecture": "tiny"}
+                    ),
+                ],
+            ),
+        ],
     ),
     wire.Template(
         id="image-segmentation",
@@ -86,6 +128,19 @@ TEMPLATES: tuple[wire.Template, ...] = (
         returns="The label and the probability of each.",
         icon="text",
         input="text",
+        questions=[
+            wire.Question(
+                id="operating-point",
+                title="May it say that it is not sure?",
+                help="Then texts that it is unsure about get no label, so that few of the labels are wrong; "
+                "the report says how many are left over.",
+                choices=[
+                    wire.SettingChoice(title="No", note="every text gets a label"),
+                    wire.SettingChoice(title="At most 5 % wrong", settings={"max_wrong": 0.05}),
+                    wire.SettingChoice(title="At most 2 % wrong", settings={"max_wrong": 0.02}),
+                ],
+            ),
+        ],
     ),
     wire.Template(
         id="sales-forecasting",
@@ -102,12 +157,21 @@ TEMPLATES: tuple[wire.Template, ...] = (
                 id="horizon",
                 title="How far ahead?",
                 help="Number of future values, in steps of your data: 14 for two weeks of daily data. "
-                "Empty: one season.",
+                "Empty: what fits the data's frequency.",
                 setting="horizon",
                 kind="number",
                 low=1,
                 high=1000,
-                placeholder="one season",
+                placeholder="by the frequency",
+            ),
+            wire.Question(
+                id="gaps",
+                title="A period without a row means",
+                choices=[
+                    wire.SettingChoice(title="Find out", note="by the data"),
+                    wire.SettingChoice(title="Nothing was sold", settings={"gaps": "zero"}),
+                    wire.SettingChoice(title="It is not known", settings={"gaps": "missing"}),
+                ],
             ),
         ],
     ),

@@ -14,7 +14,7 @@ from ignition_hub.auth.http import session_actor
 from ignition_hub.datasets import service as datasets
 from ignition_hub.errors import NotAuthenticatedError
 from ignition_hub.foundry import service as foundry
-from ignition_hub.foundry.templates import TEMPLATES
+from ignition_hub.foundry.templates import TEMPLATES, require_template, settings_of_answers
 from ignition_hub.hub import Hub, HubDep
 from ignition_hub.inbox import service as inbox
 from ignition_hub.registry import service as registry
@@ -40,6 +40,19 @@ class PagesHub:
 
     def template_names(self) -> dict[str, str]:
         return {template.id: template.name for template in self.templates()}
+
+    def settings_of(self, template_id: str, fields: dict[str, str]) -> dict[str, Any]:
+        """What the fields ``<template>.<question>`` of a form say about this template.
+
+        Raises:
+            BadRequestError: There is no such template, or an answer is none.
+        """
+        own = {
+            field.removeprefix(f"{template_id}."): answer
+            for field, answer in fields.items()
+            if field.startswith(f"{template_id}.")
+        }
+        return settings_of_answers(require_template(template_id), own)
 
     def datasets(self) -> list[wire.Dataset]:
         with self._hub.db.read() as session:

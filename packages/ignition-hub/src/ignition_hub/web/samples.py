@@ -11,6 +11,9 @@ from ignition_hub.web.render import dataset_file, thumbnail
 
 NUM_SAMPLES = 16
 NUM_TEXTS = 6
+NUM_VALUES = 500
+OBSERVED = ("observed", "history", "past")
+"""Names of the line that shows what happened."""
 
 
 def samples(run: wire.Run, report: Mapping[str, Any] | None, kind: str) -> list[dict[str, Any]]:
@@ -44,12 +47,17 @@ def samples(run: wire.Run, report: Mapping[str, Any] | None, kind: str) -> list[
     if kind == "text":
         texts = [(_label(item, labels), item["text"]) for item in found if isinstance(item.get("text"), str)]
         return [{"label": label, "text": text} for label, text in _in_turn(texts, NUM_TEXTS)]
-    series = [
-        (str(item.get("series", item.get("id", ""))), item["history"])
-        for item in found
-        if isinstance(item.get("history"), list)
-    ]
-    return [{"label": label, "history": history} for label, history in _in_turn(series, NUM_TEXTS)]
+    return _series(report or {})
+
+
+def _series(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Series that the report draws: the first line of a chart over time is what was observed."""
+    found = []
+    for chart in report.get("charts") or []:
+        lines = chart.get("series") or []
+        if chart.get("kind") == "lines" and lines and lines[0].get("name") in OBSERVED:
+            found.append((str(chart.get("title", "")), list(lines[0].get("y") or [])[-NUM_VALUES:]))
+    return [{"label": title, "history": history} for title, history in found[:NUM_TEXTS] if len(history) > 1]
 
 
 def _label(item: Mapping[str, Any], labels: list[Any]) -> str:

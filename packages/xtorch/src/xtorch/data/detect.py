@@ -138,7 +138,7 @@ def _suits_images(files: _Files) -> list[str]:
         found.append(ANOMALY)
     if _has_masks(files.images):
         found.append(SEGMENTATION)
-    if _num_classes(files.images) >= 2 and SEGMENTATION not in found:
+    if SEGMENTATION not in found and (_num_classes(files.images) >= 2 or _has_label_table(files)):
         found.append(CLASSIFICATION)
     return found
 
@@ -236,20 +236,37 @@ _BOX_COLUMNS = (
 
 def _is_box_table(table: TableHead | None) -> bool:
     """Columns of corners or sizes beside one of image files; untitled: ``file,x1,y1,x2,y2,label``."""
-    if table is None or not table.rows:
-        return False
-    of_files = [
-        index
-        for index in range(len(table.columns))
-        if _share(PurePosixPath(cell).suffix.lower() in IMAGE_SUFFIXES for cell in table.cells(index)) > 0.9
-    ]
-    if not of_files:
+    of_files = _file_columns(table)
+    if table is None or not of_files:
         return False
     titles = {re.sub(r"[^a-z0-9]", "", title.lower()).removeprefix("bbox") for title in table.columns}
     if any(columns <= titles for columns in _BOX_COLUMNS):
         return True
     numbers = [index for index in range(len(table.columns)) if table.is_number(index)]
     return len(table.columns) == 6 and of_files == [0] and set(numbers) >= {1, 2, 3, 4}
+
+
+def _file_columns(table: TableHead | None) -> list[int]:
+    """Columns that name image files."""
+    if table is None:
+        return []
+    return [
+        index
+        for index in range(len(table.columns))
+        if _share(PurePosixPath(cell).suffix.lower() in IMAGE_SUFFIXES for cell in table.cells(index)) > 0.9
+    ]
+
+
+def _has_label_table(files: _Files) -> bool:
+    """Whether a table names images and, beside them, labels that repeat."""
+    for path in files.of_suffix(".csv", ".tsv", ".txt")[:_MAX_TABLES]:
+        table = read_table_head(path)
+        of_files = _file_columns(table)
+        if table is not None and of_files and not _is_box_table(table):
+            others = (index for index in range(len(table.columns)) if index not in of_files)
+            if any(_is_label(table, index) for index in others):
+                return True
+    return False
 
 
 # ------------------------------------------------------------------------------------------------- tables

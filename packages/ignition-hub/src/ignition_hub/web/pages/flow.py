@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from ignition_client import wire
 from ignition_hub.errors import HubError
-from ignition_hub.foundry.templates import require_template, settings_of_answers
 from ignition_hub.web.hub import SignedIn
 from ignition_hub.web.pages.problems import FormProblem
 
@@ -66,12 +65,6 @@ def start(
     answers: Annotated[dict[str, str], Depends(_answers)],
 ) -> Response:
     try:
-        known = require_template(template)
-        own = {
-            field.removeprefix(f"{known.id}."): answer
-            for field, answer in answers.items()
-            if field.startswith(f"{known.id}.")
-        }
         run = hub.start_run(
             wire.RunStart(
                 name=name,
@@ -80,7 +73,7 @@ def start(
                 dataset_version=dataset_version,
                 budget_s=budget_s,
                 max_drop=max_drop,
-                settings=settings_of_answers(known, own),
+                settings=hub.settings_of(template, answers),
                 idempotency_key=idempotency_key,
             )
         )
