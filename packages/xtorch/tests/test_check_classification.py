@@ -370,6 +370,22 @@ def test_given_test_part_is_exactly_the_test(tmp_path: Path) -> None:
     assert (len(parts.train), len(parts.validation), len(parts.test)) == (16, 4, 8)
 
 
+def test_pictures_of_a_fixed_set_up_can_be_divided(tmp_path: Path) -> None:
+    root = shapes.write(tmp_path, {"disc": 1, "square": 12})
+    for index in range(1, 12):
+        with Image.open(root / "disc/000.png") as image:
+            pixels = np.array(image)
+        pixels[index, :3] = 255
+        save(Image.fromarray(pixels), root / f"disc/{index:03d}.png")
+    images = inspected(root).usable
+    assert len({image.group for image in images if image.label == 0}) == 1
+    parts = split_classes(images, seed=0)
+    counts = parts.counts(("disc", "square"))
+    assert all(counts[part]["disc"] > 0 for part in counts)
+    assert "look alike" in parts.protocol
+    assert len(set(folds([*parts.train, *parts.validation], 5, seed=0))) == 5
+
+
 def test_folds_are_stratified_and_keep_near_duplicates_together(tmp_path: Path) -> None:
     root = shapes.write(tmp_path, {"disc": 20, "square": 10})
     near_copy(root / "disc/000.png", root / "disc/near.png")

@@ -374,6 +374,13 @@ def test_head_never_answers_a_class_without_images() -> None:
     assert set(logits.argmax(axis=1)) <= {0, 2}
 
 
+def test_head_of_one_class_always_answers_it() -> None:
+    features, _ = separable(10, 2)
+    logits = heads.fit_head(features, np.ones(10, int), 3, heads.PORTFOLIO[0]).logits(features[:, 0])
+    assert set(logits.argmax(axis=1)) == {1}
+    assert np.isfinite(logits).all()
+
+
 def test_out_of_fold_answers_come_from_heads_that_did_not_see_the_image() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(0, 1, (60, 2, 40)).astype(np.float32)

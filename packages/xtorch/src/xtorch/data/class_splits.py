@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from xtorch.data.check import UsableImage
 _SHARES = (0.6, 0.15, 0.25)
 """Of training, validation and test where none is given."""
 _GIVEN_SHARES = (0.8, 0.2, 0.0)
+_MAX_GROUP_SHARE = 0.5
+"""A group of near duplicates with more than this share of its class is no group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ def split_classes(images: Sequence[UsableImage], *, seed: int) -> ClassSplit:
         images: Usable images; where any says that it belongs to a test part, exactly those are the test.
         seed: Decides who goes where.
     """
+    images, undone = ungrouped(images)
     given = [image for image in images if image.part == "test"]
     pool = [image for image in images if image.part != "test"]
     train, validation, test = _deal(pool, _GIVEN_SHARES if given else _SHARES, np.random.default_rng(seed))
@@ -63,12 +66,30 @@ def split_classes(images: Sequence[UsableImage], *, seed: int) -> ClassSplit:
             "training, validation (for decisions) and test; the test part was used once, after everything "
             "was decided."
         )
+    if undone:
+        protocol += f" Near duplicates of {undone} classes were divided: most of their images look alike."
     return ClassSplit(
         train=_ordered(train),
         validation=_ordered(validation),
         test=_ordered(given or test),
         protocol=protocol,
     )
+
+
+def ungrouped(images: Sequence[UsableImage]) -> tuple[list[UsableImage], int]:
+    """The images, without groups that hold most of a class, and of how many classes groups were undone.
+
+    Pictures of a fixed set-up look alike without being the same; in one group they could not be divided.
+    """
+    sizes = Counter(image.label for image in images)
+    largest: dict[int, int] = defaultdict(int)
+    for (label, _), num in Counter((image.label, image.group) for image in images).items():
+        largest[label] = max(largest[label], num)
+    undone = {label for label, num in largest.items() if num > _MAX_GROUP_SHARE * sizes[label]}
+    return [
+        replace(image, group=-1 - index) if image.label in undone else image
+        for index, image in enumerate(images)
+    ], len(undone)
 
 
 def folds(images: Sequence[UsableImage], num: int, *, seed: int) -> np.ndarray:

@@ -74,7 +74,7 @@ def head_map(net: efficientnet.EfficientNetLite0, x_NChw: Tensor) -> Tensor:
 class Tail(nn.Module):
     """The last blocks of a network, from the feature map of stride 16 on: [N,112,h,w] -> logits [N,C].
 
-    BatchNorm stays as it was pretrained: its statistics would be those of a few images.
+    BatchNorm keeps its pretrained statistics: others would be those of a few images.
 
     Args:
         net: Whose blocks these are; they are shared, not copied.

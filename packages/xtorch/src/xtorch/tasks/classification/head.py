@@ -32,6 +32,8 @@ PORTFOLIO: tuple[Params, ...] = (
 """Settings of the head that were best on other image collections (`benchmarks/tuning.py`), the best first."""
 _MAX_ITERATIONS = 150
 _PATIENCE = 8
+_NEVER = -30.0
+"""Logit of a class that no image showed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,10 @@ def fit_head(features_NVF: np.ndarray, labels_N: np.ndarray, num_classes: int, p
         labels_N: Of 0..C-1; a class without images is never answered.
         params: Of `SPACE`.
     """
+    only = np.unique(labels_N)
+    if len(only) == 1:
+        bias_C = np.where(np.arange(num_classes) == only[0], 0.0, _NEVER).astype(np.float32)
+        return LinearHead(weight=np.zeros((features_NVF.shape[2], num_classes), np.float32), bias=bias_C)
     views = features_NVF.shape[1] if params["views"] == "mirrored too" else 1
     x_MF = features_NVF[:, :views].reshape(-1, features_NVF.shape[2])
     y_M = np.repeat(labels_N, views)
@@ -101,7 +107,7 @@ def fit_head(features_NVF: np.ndarray, labels_N: np.ndarray, num_classes: int, p
         coefficients = np.concatenate([-coefficients / 2, coefficients / 2])
         intercept = np.concatenate([-intercept / 2, intercept / 2])
     weight_FC = np.zeros((x_MF.shape[1], num_classes))
-    bias_C = np.full(num_classes, -30.0)
+    bias_C = np.full(num_classes, _NEVER)
     weight_FC[:, model.classes_] = (coefficients / std_F).T
     bias_C[model.classes_] = intercept - (coefficients / std_F) @ mean_F
     return LinearHead(weight=weight_FC.astype(np.float32), bias=bias_C.astype(np.float32))

@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from xtorch.class_metrics import class_metrics, log_loss, softmax
+from xtorch.class_metrics import softmax
 from xtorch.data.check import UsableImage
 from xtorch.data.check_classification import ClassInspection, inspect_classes
 from xtorch.data.class_splits import folds, split_classes
@@ -31,22 +31,20 @@ from xtorch.models import efficientnet
 from xtorch.models.classifier import Classifier, ClassifierConfig
 from xtorch.progress import Progress, Stages, silent
 from xtorch.tasks.classification import finetune, operating_point
-from xtorch.tasks.classification.answers import answers, check_parity
+from xtorch.tasks.classification.answers import check_parity
 from xtorch.tasks.classification.features import FeatureExtractor, Features, read_pixels
-from xtorch.tasks.classification.figures import (
-    class_table,
-    confused_table,
-    confusion,
-    reliability_chart,
-    review_chart,
-)
-from xtorch.tasks.classification.files import save_model, task_spec
-from xtorch.tasks.classification.gallery import doubtful_labels, worst_mistakes
+from xtorch.tasks.classification.files import save_model
 from xtorch.tasks.classification.head import LinearHead, TunedHead, fit_head, tune_head
+from xtorch.tasks.classification.outputs import (
+    Candidate,
+    Outcome,
+    leaderboard_figures,
+    measure,
+    write_spec,
+)
 from xtorch.tasks.classification.settings import ClassificationSettings
 from xtorch.tasks.recipe import all_or_nothing, parse_settings, write_json
 from xtorch.tasks.report import LeaderboardRow, Report
-from xtorch.tasks.tuning import progress_chart, trials_table, tuning_facts
 from xtorch.tune import TrialRow
 
 TEMPLATE = "image-classification"
@@ -129,23 +127,6 @@ def _refuse(inspection: ClassInspection) -> None:
         raise kind(f"{finding['title']}.", value=finding["num"], hint=finding["hint"])
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Candidate:
-    """A classifier that competes.
-
-    Attributes:
-        row: Of the leaderboard, but for the test part.
-        unseen, unseen_labels: Calibrated probabilities [N,C] of images that it did not see, and their labels
-            [N]: what the operating point is chosen by.
-    """
-
-    row: LeaderboardRow
-    model: Classifier
-    unseen: np.ndarray
-    unseen_labels: np.ndarray
-    log_loss: float
-
-
 @dataclass(kw_only=True)
 class _Run:
     """One run's inputs and steps."""
@@ -183,6 +164,8 @@ class _Run:
         _refuse(inspection)
         self.labels = inspection.labels
         self.parts = split_classes(inspection.usable, seed=self.seed)
+        if not self.parts.test:
+            raise DataError("No test part could be set aside.", value=len(inspection.usable))
         self.truth = {
             part: np.array([image.label for image in images], dtype=np.int64)
             for part, images in self.parts.parts.items()
@@ -192,7 +175,7 @@ class _Run:
         tuned, candidates = self._candidates(features)
         winner = candidates[0]
         for candidate in candidates[1:]:
-            if candidate.log_loss < winner.log_loss - _CLEAR_GAIN:
+            if candidate.validation_log_loss < winner.validation_log_loss - _CLEAR_GAIN:
                 winner = candidate
         confidence_N = winner.unseen.max(axis=1)
         right_N = winner.unseen.argmax(axis=1) == winner.unseen_labels
@@ -200,7 +183,19 @@ class _Run:
             confidence_N, right_N, review_cost=self.settings.review_cost, seed=self.seed
         )
         # From here on nothing is decided any more.
-        return self._write(inspection, tuned, candidates, winner, point)
+        outcome = Outcome(
+            dataset_dir=self.dataset_dir,
+            labels=self.labels,
+            parts=self.parts,
+            truth=self.truth,
+            config=self.config,
+            tuned=tuned,
+            candidates=candidates,
+            winner=winner,
+            point=point,
+            seed=self.seed,
+        )
+        return self._write(inspection, outcome)
 
     # ------------------------------------------------------------------------------------------- steps
 
@@ -222,7 +217,7 @@ class _Run:
             before += len(images)
         return found
 
-    def _candidates(self, features: Mapping[str, Features]) -> tuple[TunedHead, list[_Candidate]]:
+    def _candidates(self, features: Mapping[str, Features]) -> tuple[TunedHead, list[Candidate]]:
         """The tuned classifier on frozen features and, where time and data allow, the fine-tuned network."""
         left_s = self.deadline_s - time.monotonic() - _EXPORT_S
         pooled_NVF = np.concatenate([features[part].pooled for part in ("train", "validation")])
@@ -266,17 +261,17 @@ class _Run:
 
     def _head_candidate(
         self, tuned: TunedHead, head: LinearHead, labels_N: np.ndarray, fit_s: float
-    ) -> _Candidate:
+    ) -> Candidate:
         # Judged on the validation images alone, by heads that did not see them: as the others are.
-        of_validation = slice(len(self.parts.train), None)
         unseen_NC = tuned.probabilities
-        return _Candidate(
+        validation_NC = unseen_NC[len(self.parts.train) :]
+        return Candidate(
             row=LeaderboardRow(
                 name="frozen_head",
                 title="Classifier on the frozen network's features",
                 kind="model",
                 kept=False,
-                validation=_figures(self.truth["validation"], unseen_NC[of_validation]),
+                validation=leaderboard_figures(self.truth["validation"], validation_NC),
                 test={},
                 fit_s=round(fit_s, 3),
                 settings=dict(tuned.params),
@@ -285,10 +280,9 @@ class _Run:
             model=self._model(finetune.efficientnet_with_head(head)),
             unseen=unseen_NC,
             unseen_labels=labels_N,
-            log_loss=log_loss(self.truth["validation"], unseen_NC[of_validation]),
         )
 
-    def _fine_tuned(self, features: Mapping[str, Features], tuned: TunedHead, left_s: float) -> _Candidate:
+    def _fine_tuned(self, features: Mapping[str, Features], tuned: TunedHead, left_s: float) -> Candidate:
         start_s = time.monotonic()
         head = fit_head(features["train"].pooled, self.truth["train"], len(self.labels), tuned.params)
         found = finetune.fine_tune(
@@ -307,13 +301,13 @@ class _Run:
         best = found.search.best
         assert best is not None
         unseen_NC = softmax(found.validation_logits / found.temperature)
-        return _Candidate(
+        return Candidate(
             row=LeaderboardRow(
                 name="fine_tuned",
                 title="Last blocks of the network trained too",
                 kind="model",
                 kept=False,
-                validation=_figures(self.truth["validation"], unseen_NC),
+                validation=leaderboard_figures(self.truth["validation"], unseen_NC),
                 test={},
                 fit_s=round(time.monotonic() - start_s, 3),
                 settings={**best.params, **best.facts, "trials": len(found.search.trials)},
@@ -322,7 +316,6 @@ class _Run:
             model=self._model(found.net),
             unseen=unseen_NC,
             unseen_labels=self.truth["validation"],
-            log_loss=found.validation_log_loss,
         )
 
     def _model(self, net: efficientnet.EfficientNetLite0) -> Classifier:
@@ -356,46 +349,13 @@ class _Run:
             "metric_onnx": float((onnx_NC.argmax(axis=1) == truth_N).mean()),
         }
 
-    def _write(
-        self,
-        inspection: ClassInspection,
-        tuned: TunedHead,
-        candidates: Sequence[_Candidate],
-        winner: _Candidate,
-        point: operating_point.ReviewPoint,
-    ) -> dict[str, Any]:
-        parity = self._export(winner.model)
+    def _write(self, inspection: ClassInspection, outcome: Outcome) -> dict[str, Any]:
+        parity = self._export(outcome.winner.model)
         self.stages.report(_REPORT, 0.0)
-        test, truth_N = self.parts.test, self.truth["test"]
-        logits = answers([each.model for each in candidates], self.dataset_dir, test, self.config)
-        tested = [softmax(logits_NC) for logits_NC in logits]
-        probabilities_NC = tested[candidates.index(winner)]
-        answers_N = probabilities_NC.argmax(axis=1)
-        confidence_N, right_N = probabilities_NC.max(axis=1), answers_N == truth_N
-        metrics = class_metrics(truth_N, probabilities_NC, seed=self.seed)
-        self.stages.report(_REPORT, 0.6, message="drawing the worst mistakes")
-        gallery = worst_mistakes(
-            self.dataset_dir, self.folder, test, self.labels, probabilities_NC, winner.model
-        )
-        learned = [*self.parts.train, *self.parts.validation]
-        doubtful, doubtful_table = doubtful_labels(
-            self.dataset_dir, self.folder, learned, self.labels, tuned.probabilities, winner.model
-        )
-        write_json(self.folder / "task.json", task_spec(self.config, self.labels))
-        write_json(self.folder / "labels.json", list(self.labels))
-        splits = {
-            part: [{"path": image.path, "label": image.label} for image in images]
-            for part, images in self.parts.parts.items()
-        }
-        write_json(self.folder / "splits.json", splits)
+        write_spec(outcome, self.folder)
+        measured = measure(outcome, self.folder)
         self.stages.report(_REPORT, 1.0)
         self.stages.close()
-        tables = [
-            class_table(self.labels, truth_N, answers_N),
-            confused_table(self.labels, truth_N, answers_N),
-            doubtful_table,
-            trials_table(tuned.search, "log_loss", title="Settings of the classifier that were tried"),
-        ]
         duration_s = round(time.monotonic() - self.started_s, 3)
         report = Report(
             template=TEMPLATE,
@@ -405,73 +365,17 @@ class _Run:
             timings_s=self.stages.timings_s,
             check=inspection.report,
             protocol=self.parts.protocol,
-            counts=self.parts.counts(self.labels),
-            metric="top1",
-            metrics=metrics,
-            leaderboard=[
-                *(
-                    replace(each.row, kept=each is winner, test=_figures(truth_N, given_NC))
-                    for each, given_NC in zip(candidates, tested, strict=True)
-                ),
-                self._majority(),
-            ],
-            operating_point=point.to_dict(confidence_N, right_N),
-            confusion=confusion(self.labels, truth_N, answers_N),
-            charts=[
-                reliability_chart(truth_N, probabilities_NC),
-                review_chart(confidence_N, right_N, point.threshold),
-                progress_chart(tuned.search, "log loss", lower_is_better=True),
-            ],
-            tables=[table for table in tables if table is not None],
-            gallery=[*gallery, *doubtful],
-            tuning=tuning_facts(tuned.search),
             parity=parity,
-            held_out=[
-                {
-                    "path": image.path,
-                    "label": self.labels[image.label],
-                    "answer": self.labels[answer],
-                    "confidence": float(confidence),
-                }
-                for image, answer, confidence in zip(test, answers_N, confidence_N, strict=True)
-            ],
+            **measured,
         )
         write_json(self.folder / "report.json", report.to_dict())
         return {
-            "metric": "top1",
-            "value": metrics["top1"]["value"],
-            "num_test": len(test),
-            "candidate": winner.row.name,
+            "metric": report.metric,
+            "value": report.metrics[report.metric]["value"],
+            "num_test": len(self.parts.test),
+            "candidate": outcome.winner.row.name,
             "duration_s": duration_s,
         }
-
-    def _majority(self) -> LeaderboardRow:
-        """What always answering the most frequent class gives; the classes' shares are its probabilities."""
-        known_N = np.concatenate([self.truth["train"], self.truth["validation"]])
-        shares_C = np.bincount(known_N, minlength=len(self.labels)) / len(known_N)
-
-        def guessed(part: str) -> dict[str, float | None]:
-            return _figures(self.truth[part], np.tile(shares_C, (len(self.truth[part]), 1)))
-
-        return LeaderboardRow(
-            name="majority",
-            title="Always the most frequent class",
-            kind="baseline",
-            kept=False,
-            validation=guessed("validation"),
-            test=guessed("test"),
-            fit_s=0.0,
-        )
-
-
-def _figures(truth_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[str, float | None]:
-    """The leaderboard's figures; None where there are no images."""
-    if not len(truth_N):
-        return {"top1": None, "log_loss": None}
-    return {
-        "top1": float((probabilities_NC.argmax(axis=1) == truth_N).mean()),
-        "log_loss": log_loss(truth_N, probabilities_NC),
-    }
 
 
 def _spread(images: Sequence[UsableImage], num: int) -> list[UsableImage]:
