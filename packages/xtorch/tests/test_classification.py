@@ -268,8 +268,11 @@ def test_features_come_from_the_cache_and_a_broken_file_is_computed_again(traine
     learned = {item["path"] for part in ("train", "validation") for item in splits[part]}
     images = [each for each in inspect_classes(scan_classes(trained.data)).usable if each.path in learned][:2]
     known = extractor.features(trained.data, images, lambda *_: None)
-    files = [path for image in images for path in trained.cache.rglob(f"{image.digest[7:]}.npy")]
-    assert len(files) == 2
+    # Other runs kept the shorter description, without maps, of the same images.
+    files = [
+        max(trained.cache.rglob(f"{image.digest[7:]}.npy"), key=lambda path: path.stat().st_size)
+        for image in images
+    ]
     files[0].write_bytes(b"\x93NUMPY broken")
     again = extractor.features(trained.data, images, lambda *_: None)
     np.testing.assert_allclose(again.pooled, known.pooled, atol=1e-2)

@@ -5,6 +5,7 @@ Shapes: N images, V views (as it is, mirrored), F features, C channels, h and w 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Features:
 
     Attributes:
         pooled: float32 [N,V,F], what a classifier sees.
-        maps: float16 [N,V,C,h,w], of stride 16: what fine-tuning starts from.
+        maps: float16 [N,V,C,h,w], of stride 16: what fine-tuning starts from; [N,V,0] where not asked for.
     """
 
     pooled: np.ndarray
@@ -45,21 +46,24 @@ class FeatureExtractor:
     Args:
         config: Of the classifier; its classes do not matter.
         cache_dir: Where features are kept; None: nowhere.
+        with_maps: Whether maps are wanted: they take 88 KB an image.
     """
 
-    def __init__(self, config: ClassifierConfig, *, cache_dir: Path | None) -> None:
+    def __init__(self, config: ClassifierConfig, *, cache_dir: Path | None, with_maps: bool = True) -> None:
         self._config = config
         self._net: efficientnet.EfficientNetLite0 | None = None
         self._preprocess = Preprocess(config.input_size, mean=efficientnet.MEAN, std=efficientnet.STD)
-        self._map_length = MAP_CHANNELS * config.map_size**2
+        self._map_shape = (MAP_CHANNELS, config.map_size, config.map_size) if with_maps else (0,)
+        self._length = FEATURES + math.prod(self._map_shape)
         recipe = {
             "version": _VERSION,
             "task": "classification",
             "backbone": config.backbone,
             "weights": efficientnet.imagenet_weights_path().name,
             "input_size": config.input_size,
+            "maps": with_maps,
         }
-        self._cache = FeatureCache(cache_dir, recipe, (VIEWS, FEATURES + self._map_length))
+        self._cache = FeatureCache(cache_dir, recipe, (VIEWS, self._length))
 
     def features(
         self, root: Path, images: Sequence[UsableImage], report: Callable[[int, int], None]
@@ -73,7 +77,7 @@ class FeatureExtractor:
         Raises:
             DataError: An image cannot be decoded.
         """
-        flat_NVL = np.empty((len(images), VIEWS, FEATURES + self._map_length), dtype=np.float16)
+        flat_NVL = np.empty((len(images), VIEWS, self._length), dtype=np.float16)
         missing: list[int] = []
         for index, image in enumerate(images):
             known = self._cache.load(image.digest)
@@ -92,10 +96,9 @@ class FeatureExtractor:
             done += len(chunk)
             report(done, len(images))
         maps = torch.from_numpy(flat_NVL[:, :, FEATURES:])
-        side = self._config.map_size
         return Features(
             pooled=flat_NVL[:, :, :FEATURES].astype(np.float32),
-            maps=maps.reshape(len(images), VIEWS, MAP_CHANNELS, side, side),
+            maps=maps.reshape(len(images), VIEWS, *self._map_shape),
         )
 
     def _compute(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -108,7 +111,8 @@ class FeatureExtractor:
             both = torch.cat([x_NCHW, x_NCHW.flip(3)]).contiguous(memory_format=torch.channels_last)
             maps, last = self._net.features(both, [16, 32])
             pooled = head_map(self._net, last).mean(dim=(2, 3))
-            flat = torch.cat([pooled, maps.contiguous().flatten(1)], dim=1).half().numpy()
+            described = torch.cat([pooled, maps.contiguous().flatten(1)], dim=1)
+            flat = described[:, : self._length].half().numpy()
         return [flat[[index, index + len(images)]] for index in range(len(images))]
 
 

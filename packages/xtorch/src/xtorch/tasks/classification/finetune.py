@@ -11,7 +11,7 @@ Shapes: N images, V views (as it is, mirrored), C channels or classes, h and w r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -170,17 +170,14 @@ def _train(
 ) -> int:
     """Trains in place, with the best epoch's weights in the end; returns the number of epochs."""
     labels = torch.from_numpy(labels_N)
-    tail.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def batches(generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(labels), generator=generator)
-        return [_draw(train.maps, labels, picks, generator) for picks in order.split(_BATCH)]
+    def batches(generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        for picks in torch.randperm(len(labels), generator=generator).split(_BATCH):
+            yield _draw(train.maps, labels, picks, generator)
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         maps, targets = batch
-        with torch.autocast("cpu", torch.bfloat16, enabled=_has_bf16()):
-            logits = model(maps.contiguous(memory_format=torch.channels_last))
-        return F.cross_entropy(logits.float(), targets, label_smoothing=_LABEL_SMOOTHING)
+        return F.cross_entropy(model(maps).float(), targets, label_smoothing=_LABEL_SMOOTHING)
 
     def validate(_: nn.Module) -> dict[str, float]:
         logits_NC = tail_logits(tail, validation)
@@ -190,9 +187,12 @@ def _train(
     trainer = Trainer(
         TrainerConfig(
             max_epochs=EPOCHS,
+            steps_per_epoch=-(-len(labels) // _BATCH),
             learning_rate=float(trial.params["learning_rate"] or 0.0),
             weight_decay=_WEIGHT_DECAY,
             seed=seed,
+            precision="bf16" if _has_bf16() else "fp32",
+            channels_last=True,
         ),
         [KeepBest(Monitor(metric="validation_loss")), TimeLimit(limit_s), _Report(trial)],
     )

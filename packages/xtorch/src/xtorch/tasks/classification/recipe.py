@@ -68,6 +68,8 @@ _CLEAR_GAIN = 0.02
 """Nats of log loss by which fine-tuning has to win: validation chose its epoch and setting as well."""
 _MIN_VALIDATION = 20
 """Fewer validation images cannot tell whether fine-tuning helps."""
+_MAX_FINE_TUNE_IMAGES = 10_000
+"""Their maps are held in memory, 88 KB an image."""
 _PARITY_IMAGES = 32
 
 
@@ -201,8 +203,8 @@ class _Run:
 
     def _features(self) -> dict[str, Features]:
         """Of the training and validation part; the test part waits."""
-        extractor = FeatureExtractor(self.config, cache_dir=self.cache_dir)
         total = len(self.parts.train) + len(self.parts.validation)
+        extractor = FeatureExtractor(self.config, cache_dir=self.cache_dir, with_maps=self._may_fine_tune)
         found: dict[str, Features] = {}
         before = 0
         for part in ("train", "validation"):
@@ -223,7 +225,6 @@ class _Run:
         pooled_NVF = np.concatenate([features[part].pooled for part in ("train", "validation")])
         labels_N = np.concatenate([self.truth[part] for part in ("train", "validation")])
         images = [*self.parts.train, *self.parts.validation]
-        may_tune = self.settings.fine_tune and len(self.parts.validation) >= _MIN_VALIDATION
         start_s = time.monotonic()
         search = partial(
             tune_head,
@@ -231,7 +232,7 @@ class _Run:
             labels_N,
             folds(images, _FOLDS, seed=self.seed),
             len(self.labels),
-            budget_s=max(1.0, left_s * (_HEAD_SHARE if may_tune else 1.0)),
+            budget_s=max(1.0, left_s * (_HEAD_SHARE if self._may_fine_tune else 1.0)),
             max_trials=self.settings.max_trials,
             seed=self.seed,
             on_trial=lambda row: self._report_trial(_HEAD, row, self.settings.max_trials),
@@ -245,9 +246,18 @@ class _Run:
         head = fit_head(pooled_NVF, labels_N, len(self.labels), tuned.params).tempered(tuned.temperature)
         candidates = [self._head_candidate(tuned, head, labels_N, time.monotonic() - start_s)]
         left_s = self.deadline_s - time.monotonic() - _EXPORT_S
-        if may_tune and left_s > _MIN_FINE_TUNE_S:
+        if self._may_fine_tune and left_s > _MIN_FINE_TUNE_S:
             candidates.append(self._fine_tuned(features, tuned, left_s))
         return tuned, candidates
+
+    @property
+    def _may_fine_tune(self) -> bool:
+        num = len(self.parts.train) + len(self.parts.validation)
+        return (
+            self.settings.fine_tune
+            and len(self.parts.validation) >= _MIN_VALIDATION
+            and num <= _MAX_FINE_TUNE_IMAGES
+        )
 
     def _identity(self, images: Sequence[UsableImage]) -> str:
         """Of everything that the search for the classifier depends on besides its settings."""
