@@ -9,7 +9,7 @@ Shapes: N images, C channels, H rows, W columns, A locations of all three stride
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -214,7 +214,16 @@ class Head(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Per stride [N, 4 + 1 + K, H, W]: box offsets, objectness, class probabilities."""
-        found = []
+        return [
+            torch.cat([offsets, objects.sigmoid(), classes.sigmoid()], dim=1)
+            for offsets, objects, classes in self._raw(maps)
+        ]
+
+    def logits(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """As `forward`, before the sigmoids: what losses take."""
+        return [torch.cat(found, dim=1) for found in self._raw(maps)]
+
+    def _raw(self, maps: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for level, x in enumerate(maps):
             x = self.get_submodule(f"stems.{level}")(x)
             classes = self._branch("cls_convs", level, x)
@@ -222,8 +231,7 @@ class Head(nn.Module):
             boxes = self._branch("reg_convs", level, x)
             offsets = self._branch("reg_preds", level, boxes)
             objects = self._branch("obj_preds", level, boxes)
-            found.append(torch.cat([offsets, objects.sigmoid(), classes.sigmoid()], dim=1))
-        return found
+            yield offsets, objects, classes
 
     def _branch(self, name: str, level: int, x: Tensor) -> Tensor:
         branch: Tensor = self.get_submodule(f"{name}.{level}")(x)
@@ -247,9 +255,33 @@ class Yolox(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Float32 [N, A, 4 + 1 + K] of BGR float32 [N,3,H,W] in 0..255; H and W divisible by 32."""
-        maps = self.head(self.backbone(x_NCHW))
-        found_NAC = torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)
+        found_NAC = _locations(self.head(self.backbone(x_NCHW)))
         return decode_boxes(found_NAC, (x_NCHW.shape[2], x_NCHW.shape[3])) if self.decode else found_NAC
+
+    def logits(self, x_NCHW: Tensor) -> Tensor:
+        """As `forward` without decoding, objectness and classes as logits."""
+        return _locations(self.head.logits(self.backbone(x_NCHW)))
+
+
+def _locations(maps: Sequence[Tensor]) -> Tensor:
+    """Maps of all strides as one list of locations, [N, A, C]."""
+    return torch.cat([x_NCHW.flatten(2) for x_NCHW in maps], dim=2).transpose(1, 2)
+
+
+def locations(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Where the locations lie in an input of this height and width.
+
+    Returns:
+        Their cells (column, row) float32 [A,2] and strides float32 [A,1], both in the order of the output.
+    """
+    cells, strides = [], []
+    for stride in STRIDES:
+        rows, columns = torch.meshgrid(
+            torch.arange(size[0] // stride), torch.arange(size[1] // stride), indexing="ij"
+        )
+        cells.append(torch.stack((columns, rows), dim=2).reshape(-1, 2))
+        strides.append(torch.full((cells[-1].shape[0], 1), stride))
+    return torch.cat(cells).float(), torch.cat(strides).float()
 
 
 def decode_boxes(found_NAC: Tensor, size: tuple[int, int]) -> Tensor:
@@ -262,16 +294,8 @@ def decode_boxes(found_NAC: Tensor, size: tuple[int, int]) -> Tensor:
         found_NAC: what `Yolox` gives with ``decode=False``.
         size: (H, W) of the input.
     """
-    corners, strides = [], []
-    for stride in STRIDES:
-        rows, columns = torch.meshgrid(
-            torch.arange(size[0] // stride), torch.arange(size[1] // stride), indexing="ij"
-        )
-        corners.append(torch.stack((columns, rows), dim=2).reshape(-1, 2))
-        strides.append(torch.full((corners[-1].shape[0], 1), stride))
-    corners_A2 = torch.cat(corners).to(found_NAC)
-    strides_A1 = torch.cat(strides).to(found_NAC)
-    centres = (found_NAC[..., :2] + corners_A2) * strides_A1
+    cells_A2, strides_A1 = (x.to(found_NAC) for x in locations(size))
+    centres = (found_NAC[..., :2] + cells_A2) * strides_A1
     sizes = found_NAC[..., 2:4].exp() * strides_A1
     return torch.cat([centres, sizes, found_NAC[..., 4:]], dim=-1)
 

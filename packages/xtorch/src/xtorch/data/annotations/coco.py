@@ -71,9 +71,9 @@ def _read_document(files: DatasetFiles, path: str, document: dict[str, Any], res
             continue
         entry = result.image(image)
         entry.declared_size = size_of(item.get("width"), item.get("height"))
-        where = part or part_of(image)
-        if where is not None:
-            entry.parts.add(where)
+        own = part or part_of(image)
+        if own is not None:
+            entry.parts.add(own)
     for index, item in enumerate(_objects(document["annotations"])):
         where = f"{path}: annotation {item.get('id', index)}"
         key = item.get("image_id")
