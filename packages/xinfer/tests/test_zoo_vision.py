@@ -206,6 +206,24 @@ def test_detector_suppresses_and_returns_to_the_images_pixels(make: Make, image:
     check_drawing(result.draw(encode(image)), image)
 
 
+def test_detector_uses_each_classs_own_threshold(make: Make, image: np.ndarray) -> None:
+    boxes = np.array([[[4, 4, 20, 20], [30, 8, 60, 24], [0, 0, 9, 9]]])
+    scores = np.array([[[0.6, 0.1], [0.1, 0.3], [0.45, 0.0]]])
+    task = {"task": "object-detection", "labels": ["cup", "book"], "class_thresholds": [0.5, 0.2]}
+    result = ObjectDetector(make(task, {"boxes": boxes, "scores": scores})).predict(image)
+    assert [(found.label, round(found.score, 2)) for found in result] == [("cup", 0.6), ("book", 0.3)]
+
+
+def test_detectors_task_is_refused_when_a_class_has_no_threshold() -> None:
+    image_input = {"name": "image", "kind": "image", "color": "RGB", "min_side": 32}
+    task = {
+        "task": "object-detection", "version": 1, "input": image_input, "labels": ["cup", "book"],
+        "outputs": {"boxes": "boxes", "scores": "scores"}, "class_thresholds": [0.5],
+    }  # fmt: skip
+    with pytest.raises(TaskSpecError, match="class_thresholds"):
+        parse_task(task)
+
+
 def test_detector_finds_nothing_when_all_is_weak(make: Make, image: np.ndarray) -> None:
     task = {"task": "object-detection", "labels": ["cup"]}
     outputs = {"boxes": np.zeros((1, 4, 4)), "scores": np.full((1, 4, 1), 0.01)}

@@ -18,6 +18,7 @@ class ObjectDetection(TaskSpec):
 
     Attributes:
         score_threshold: Candidates below it are dropped.
+        class_thresholds: Instead, one for each label; empty: `score_threshold` holds for all.
         iou_threshold: Of two boxes of one label that overlap more, the weaker is dropped.
         max_detections: At most so many are kept, the strongest.
     """
@@ -25,6 +26,7 @@ class ObjectDetection(TaskSpec):
     task: Literal["object-detection"] = "object-detection"
     input: ImageInput
     score_threshold: float = 0.3
+    class_thresholds: tuple[float, ...] = ()
     iou_threshold: float = 0.65
     max_detections: int = 100
     metric: str = "ap50"
@@ -36,6 +38,12 @@ class ObjectDetection(TaskSpec):
             raise ValueError(f"max_detections must be positive, not {self.max_detections}")
         if not self.labels:
             raise ValueError("labels must not be empty")
+        if self.class_thresholds and len(self.class_thresholds) != len(self.labels):
+            raise ValueError(
+                f"class_thresholds must be one for each label, not {len(self.class_thresholds)} for "
+                f"{len(self.labels)}"
+            )
+        require_fractions(**{f"class_thresholds[{i}]": v for i, v in enumerate(self.class_thresholds)})
 
 
 def require_fractions(**values: float) -> None:

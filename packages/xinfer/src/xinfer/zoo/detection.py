@@ -91,27 +91,31 @@ def interpret(
         task: The engine's task.
         outputs: Boxes [1,K,4] and scores [1,K,C].
         geometry: The way back to the image's pixels.
-        score_threshold: Instead of the task's; metrics want the weak ones too.
+        score_threshold: Instead of all of the task's; metrics want the weak ones too.
 
     Returns:
         The detections that stay, best first.
     """
     from xinfer.postproc.nms import nms
 
-    threshold = task.score_threshold if score_threshold is None else score_threshold
     boxes_K4 = outputs[task.outputs["boxes"]][0]
     scores_KC = outputs[task.outputs["scores"]][0]
+    if score_threshold is None and task.class_thresholds:
+        limits_C = np.array(task.class_thresholds, np.float32)
+    else:
+        limit = task.score_threshold if score_threshold is None else score_threshold
+        limits_C = np.full(scores_KC.shape[1], limit, np.float32)
     # One label for each candidate: its best one, as YOLOX's own post-processing has it.
     classes_K = scores_KC.argmax(axis=1)
     best_K = np.take_along_axis(scores_KC, classes_K[:, None], axis=1)[:, 0]
-    (candidates,) = np.nonzero(best_K >= threshold)
+    (candidates,) = np.nonzero(best_K >= limits_C[classes_K])
     boxes_K4, best_K, classes_K = boxes_K4[candidates], best_K[candidates], classes_K[candidates]
     kept = nms(
         boxes_K4,
         best_K,
         classes_K,
         iou_threshold=task.iou_threshold,
-        score_threshold=threshold,
+        score_threshold=float(limits_C.min()),
         max_detections=task.max_detections,
     )
     return Detections(
