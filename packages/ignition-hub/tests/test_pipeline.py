@@ -256,7 +256,8 @@ def test_settings_of_a_run_reach_the_training(open_hub: OpenHub) -> None:
             agent = FakeAgent(a, hub.client)
             await upload(user, FILES, "stones")
             settings = {"max_false_alarm_rate": 0.01, "candidates": ["memory"]}
-            await start(user, settings=settings)
+            run_id = await start(user, settings=settings)
+            assert (await user.get(f"/v1/runs/{run_id}")).json()["settings"] == settings
             check = await agent.lease()
             assert check is not None
             await agent.work(check)

@@ -473,6 +473,7 @@ class Run(Answer):
     dataset: str
     dataset_version: int
     status: RunStatus
+    settings: dict[str, Any] = {}
     stages: list[Stage]
     created_at: datetime
     finished_at: datetime | None

@@ -224,6 +224,7 @@ def _run(session: Session, row: RunRow) -> wire.Run:
             "dataset": dataset.name,
             "dataset_version": version.version,
             "status": row.status,
+            "settings": row.settings,
             "stages": stages,
             "created_at": row.created_at,
             "finished_at": row.finished_at,

@@ -117,6 +117,7 @@ TEMPLATES: tuple[wire.Template, ...] = (
         returns="A mask of classes and the share of the picture that each covers.",
         icon="scan",
         input="image",
+        available=False,
     ),
     wire.Template(
         id="text-classification",

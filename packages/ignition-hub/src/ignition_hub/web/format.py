@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -59,7 +60,7 @@ def _or_dash(show: Callable[..., str]) -> Callable[..., str]:
     def shown(value: Any, *args: Any) -> str:
         if value is None or isinstance(value, Undefined | bool) or not isinstance(value, int | float):
             return DASH
-        return show(value, *args)
+        return show(value, *args) if math.isfinite(value) else DASH
 
     return shown
 

@@ -28,6 +28,7 @@ export function asker(root, show, { query = "" } = {}) {
       const answer = await response.json().catch(() => ({}));
       if (!response.ok) throw new Problem(response.status, answer);
       const took = performance.now() - started;
+      if (mine !== turn) return;
       await show(answer, took, mine, input, () => mine === turn);
     } catch (error) {
       if (mine === turn) showProblem(problem, error);
