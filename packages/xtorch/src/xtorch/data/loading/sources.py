@@ -139,6 +139,8 @@ class ProcessSource(Source):
         if iterator is not None:
             # torch ends them when the last reference goes; a traceback may hold one for long.
             iterator._shutdown_workers()
+            for worker in iterator._workers:
+                worker.join()  # torch signals those that take their time, and does not wait for them
 
 
 class _Tasks:
