@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,3 +81,15 @@ def test_split_keeps_defects_for_testing_when_there_are_few() -> None:
     counts = split(images(60, 14), seed=0).counts()
     assert counts["train"]["defective"] == 0
     assert counts["validation"]["defective"] >= 4
+
+
+@pytest.mark.parametrize("num_groups", [1, 2])
+@pytest.mark.parametrize("part", [False, True])
+def test_split_divides_groups_that_are_too_large_to_be_kept_together(num_groups: int, part: bool) -> None:
+    given = [replace(image, group=index % num_groups) for index, image in enumerate(images(60, 0, part=part))]
+    done = split(given, seed=0)
+    counts = done.counts()
+    assert all(counts[name]["ok"] >= 4 for name in counts)
+    assert sorted(i.path for p in done.parts.values() for i in p) == sorted(i.path for i in given)
+    assert "look alike" in done.protocol
+    assert "look alike" not in split(images(60, 12), seed=0).protocol

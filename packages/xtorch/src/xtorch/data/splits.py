@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,8 +17,8 @@ _SHARES = (0.55, 0.2, 0.25)
 _MIN_DEFECTIVE_TO_TRAIN = 24
 #: Fewer than this all go into the test part.
 _MIN_DEFECTIVE_TO_VALIDATE = 10
-#: A group of near duplicates with more than this share of its label's images is no group.
-_MAX_GROUP_SHARE = 0.5
+#: A part with less than this share of the good images that it ought to have was spoilt by large groups.
+_MIN_FILLED = 0.5
 #: Share of a given training part that is held back for validation.
 _HELD_BACK = 0.2
 
@@ -73,30 +73,41 @@ def _divide(
     return parts
 
 
-def _ungrouped(images: list[UsableImage]) -> tuple[list[UsableImage], bool]:
-    """The images, and whether their groups were undone because one holds most of a label's images.
-
-    Parts of a fixed set-up look alike without being the same; in one group they could not be divided.
-    """
-    alike = False
-    for label in (OK, DEFECTIVE):
-        groups = Counter(image.group for image in images if image.label == label and image.part != "test")
-        if groups.total() >= _MIN_DEFECTIVE_TO_VALIDATE:
-            alike |= max(groups.values()) > _MAX_GROUP_SHARE * groups.total()
-    if not alike:
-        return images, False
-    return [replace(image, group=index) for index, image in enumerate(images)], True
-
-
 def split(images: Sequence[UsableImage], *, seed: int) -> Split:
     """Split images; the same images and seed give the same split.
+
+    Near duplicates stay together, unless nearly everything looks alike, as parts in a fixed set-up do: then
+    images could not be divided, and are taken singly, which `Split.protocol` says.
 
     Args:
         images: usable images; where any says that it belongs to a test part, exactly those are the test.
         seed: decides who goes where.
     """
+    images = sorted(images, key=lambda image: image.path)
+    done = _split(images, seed=seed)
+    if _is_filled(done):
+        return done
+    singly = _split([replace(image, group=index) for index, image in enumerate(images)], seed=seed)
+    return replace(
+        singly,
+        protocol=f"{singly.protocol} Most images look alike, as photographs of one product do, so near "
+        "duplicates were not kept together.",
+    )
+
+
+def _is_filled(done: Split) -> bool:
+    """Whether every part has about its share of the good images."""
+    given = any(image.part == "test" for image in done.test)
+    shares = {"train": 1 - _HELD_BACK, "validation": _HELD_BACK}
+    if not given:
+        shares = dict(zip(("train", "validation", "test"), _SHARES, strict=True))
+    num_ok = {part: counts["ok"] for part, counts in done.counts().items()}
+    total = sum(num_ok[part] for part in shares)
+    return all(num_ok[part] >= _MIN_FILLED * share * total for part, share in shares.items())
+
+
+def _split(images: Sequence[UsableImage], *, seed: int) -> Split:
     rng = np.random.default_rng(seed)
-    images, alike = _ungrouped(sorted(images, key=lambda image: image.path))
     test = [image for image in images if image.part == "test"]
     pool = [image for image in images if image.part != "test"]
     ok = [image for image in pool if image.label == OK]
@@ -122,12 +133,6 @@ def split(images: Sequence[UsableImage], *, seed: int) -> Split:
             "Images were divided at random, by kind of defect and with near duplicates kept together, into "
             "training, validation (for decisions) and test; the test part was used once, after everything "
             "was decided."
-        )
-
-    if alike:
-        protocol += (
-            " Most images look alike, as photographs of one product do: near duplicates could not be kept "
-            "together."
         )
 
     def ordered(part: Sequence[UsableImage]) -> tuple[UsableImage, ...]:

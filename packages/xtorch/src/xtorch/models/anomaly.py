@@ -1,7 +1,7 @@
 """Anomaly detection on features of a frozen backbone.
 
 An image becomes a grid of patch descriptors of unit length; a scorer turns each into a number that grows
-with strangeness; the image's score is the mean of the strangest patches. The parts:
+with strangeness; the image's score is a weighted mean of the strangest patches. The parts:
 
 - `preprocess` scales the image (models/resize.py);
 - `backbone` and `patches` make descriptors;
@@ -40,8 +40,8 @@ class AnomalyConfig:
     scorer: str = "memory"
     scorer_size: int = 0
     """Memory: number of descriptors; Gaussian: directions; head: hidden units."""
-    top_fraction: float = 0.2
-    """Share of the patches whose mean is the image's score."""
+    top_fractions: tuple[float, ...] = (0.02, 0.1, 0.5)
+    """Shares of the patches; the means of the strangest ones, averaged over the shares, are the score."""
 
     @property
     def grid_size(self) -> int:
@@ -53,14 +53,10 @@ class AnomalyConfig:
         """Length of a descriptor."""
         return sum(efficientnet.FEATURE_MAPS[stride][1] for stride in self.strides)
 
-    @property
-    def top_patches(self) -> int:
-        """Number of patches whose mean is the image's score."""
-        return max(1, round(self.top_fraction * self.grid_size**2))
-
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
-        return asdict(self) | {"strides": list(self.strides)}
+        lists = {"strides": list(self.strides), "top_fractions": list(self.top_fractions)}
+        return asdict(self) | lists
 
 
 class Backbone(nn.Module):
@@ -182,17 +178,45 @@ SCORERS: dict[str, type[nn.Module]] = {
 }
 
 
-class Tail(nn.Module):
-    """Patch values [N,h,w] -> image score [N] and anomaly map [N,S,S]."""
+def top_weights(top_fractions: Sequence[float], num_patches: int) -> Tensor:
+    """Weights of an image's patch values, the highest first, whose sum is the image's score.
 
-    def __init__(self, *, top_patches: int, map_size: int) -> None:
+    Each share's strangest patches weigh the same together: a small defect stands out in the mean of a few
+    patches, a faint one that covers much in the mean of many, and how large defects are nobody knows before.
+
+    Args:
+        top_fractions: In (0, 1].
+        num_patches: Of an image.
+
+    Returns:
+        float32 [K], which sum to 1; K patches are in the largest share.
+    """
+    counts = [max(1, round(fraction * num_patches)) for fraction in top_fractions]
+    weights_K = torch.zeros(max(counts))
+    for count in counts:
+        weights_K[:count] += 1 / (count * len(counts))
+    return weights_K
+
+
+class Tail(nn.Module):
+    """Patch values [N,h,w] -> image score [N] and anomaly map [N,S,S].
+
+    Args:
+        weights_K: From `top_weights`.
+        map_size: S.
+    """
+
+    def __init__(self, weights_K: Tensor, *, map_size: int) -> None:
         super().__init__()
-        self.top_patches, self.map_size = top_patches, map_size
+        self.map_size = map_size
+        # They follow from the configuration, so state dicts leave them out.
+        self.register_buffer("weights_K", weights_K, persistent=False)
+        self.weights_K: Tensor
 
     def pool(self, values_Nhw: Tensor) -> Tensor:
-        """Mean of the highest values: float32 [N]."""
-        top_NK = values_Nhw.flatten(1).topk(self.top_patches, dim=1, sorted=False).values
-        return top_NK.mean(dim=1)
+        """Weighted sum of the highest values: float32 [N]."""
+        top_NK = values_Nhw.flatten(1).topk(len(self.weights_K), dim=1, sorted=True).values
+        return (top_NK * self.weights_K).sum(dim=1)
 
     def forward(self, values_Nhw: Tensor) -> tuple[Tensor, Tensor]:
         map_NSS = resize(values_Nhw[:, None], self.map_size, self.map_size)[:, 0]
@@ -215,7 +239,7 @@ class AnomalyModel(nn.Module):
         self.backbone = Backbone(config.strides, pretrained=pretrained)
         self.patches = Patches(channels)
         self.scorer = SCORERS[config.scorer](config.channels, config.scorer_size)
-        self.tail = Tail(top_patches=config.top_patches, map_size=config.map_size)
+        self.tail = Tail(top_weights(config.top_fractions, config.grid_size**2), map_size=config.map_size)
 
     def forward(self, image_NHWC: Tensor) -> tuple[Tensor, Tensor]:
         maps = self.backbone(self.preprocess(image_NHWC))

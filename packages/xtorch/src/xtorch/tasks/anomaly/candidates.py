@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from xtorch.callbacks import Callback, EarlyStopping, KeepBest, Monitor, TimeLimit
 from xtorch.metrics import auroc
-from xtorch.models.anomaly import GaussianScorer, HeadScorer, MemoryScorer
+from xtorch.models.anomaly import GaussianScorer, HeadScorer, MemoryScorer, Tail, top_weights
 from xtorch.trainer import FitResult, Trainer, TrainerConfig
 
 _PROJECTED = 32
@@ -82,11 +82,10 @@ def fit_gaussian(patches_NChw: Tensor, *, pool: int, generator: torch.Generator)
     return scorer
 
 
-def pooled(values_Nhw: Tensor, top_fraction: float) -> Tensor:
-    """Image scores float32 [N]: the mean of the highest share of each image's patch values."""
-    flat = values_Nhw.flatten(1)
-    top = max(1, round(top_fraction * flat.shape[1]))
-    return flat.topk(top, dim=1, sorted=False).values.mean(dim=1)
+def pooled(values_Nhw: Tensor, top_fractions: Sequence[float]) -> Tensor:
+    """Image scores float32 [N] of patch values, as `models.anomaly.Tail` pools them."""
+    num_patches = values_Nhw.shape[1] * values_Nhw.shape[2]
+    return Tail(top_weights(top_fractions, num_patches), map_size=1).pool(values_Nhw)
 
 
 def score_patches(scorer: nn.Module, patches_NChw: Tensor) -> Tensor:
@@ -109,7 +108,7 @@ def fit_head(
     validation_labels_N: Tensor,
     *,
     hidden: int,
-    top_fraction: float,
+    top_fractions: Sequence[float],
     seed: int,
     limit_s: float,
     max_epochs: int = 40,
@@ -140,14 +139,14 @@ def fit_head(
         patches, labels = batch
         values = model(F.dropout(patches, 0.1, training=model.training))
         image_loss = F.binary_cross_entropy_with_logits(
-            pooled(values, top_fraction), labels, pos_weight=balance
+            pooled(values, top_fractions), labels, pos_weight=balance
         )
         good = values[labels == 0]
         patch_loss = F.softplus(good).mean() if len(good) else values.new_zeros(())
         return image_loss + 0.5 * patch_loss
 
     def validate(model: nn.Module) -> dict[str, float]:
-        scores = pooled(score_patches(model, validation_NChw), top_fraction)
+        scores = pooled(score_patches(model, validation_NChw), top_fractions)
         labels = validation_labels_N.float()
         value = F.binary_cross_entropy_with_logits(scores, labels, pos_weight=balance)
         return {
@@ -173,7 +172,7 @@ class Candidate:
     scorer_kind: str
     scorer: nn.Module
     scorer_size: int
-    top_fraction: float
+    top_fractions: tuple[float, ...]
     fit_s: float
     settings: dict[str, Any]
     note: str = ""
@@ -183,7 +182,7 @@ class Candidate:
 
     def scores(self, part: str) -> np.ndarray:
         """Image scores of a part, float32 [N]."""
-        return pooled(self.values[part], self.top_fraction).numpy()
+        return pooled(self.values[part], self.top_fractions).numpy()
 
 
 Fit = Callable[[], Candidate]

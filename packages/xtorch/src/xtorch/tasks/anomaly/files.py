@@ -47,8 +47,11 @@ def load_model(folder: str | Path) -> AnomalyModel:
         described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         if described["architecture"] != _ARCHITECTURE:
             raise WeightsError("model.json names another architecture.", value=described["architecture"])
-        fields = described["config"]
-        model = AnomalyModel(AnomalyConfig(**fields | {"strides": tuple(fields["strides"])}))
+        fields = dict(described["config"])
+        if "top_fraction" in fields:  # one share, until version 0.1
+            fields["top_fractions"] = [fields.pop("top_fraction")]
+        tuples = {name: tuple(fields[name]) for name in ("strides", "top_fractions")}
+        model = AnomalyModel(AnomalyConfig(**fields | tuples))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise WeightsError(

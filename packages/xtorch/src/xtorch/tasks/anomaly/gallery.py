@@ -14,6 +14,7 @@ from PIL import Image
 from xinfer.preproc import decode_image
 from xtorch.data.check import UsableImage
 from xtorch.data.layout import LABELS
+from xtorch.data.masks import read_mask
 from xtorch.tasks.report import Picture
 
 _WORST = 12
@@ -21,15 +22,15 @@ _PICTURE_PX = 256
 
 
 def heatmap_overlay(image_HW3: np.ndarray, map_SS: np.ndarray, *, low: float, high: float) -> Image.Image:
-    """A picture with its map laid over it: transparent below `low`, red at `high` and above.
+    """A picture with a map (or mask) laid over it: transparent at `low`, red at `high`.
 
     Args:
         image_HW3: uint8.
-        map_SS: float, of any side.
+        map_SS: Float or bool, of any height and width.
         low, high: Values of the map.
     """
     picture = Image.fromarray(image_HW3)
-    level = np.clip((map_SS - low) / max(high - low, 1e-6), 0.0, 1.0)
+    level = np.clip((map_SS.astype(np.float32) - low) / max(high - low, 1e-6), 0.0, 1.0)
     mask = Image.fromarray((level * 255).astype(np.uint8)).resize(picture.size, Image.Resampling.BICUBIC)
     level_HW1 = np.asarray(mask, dtype=np.float32)[..., None] / 255
     # Yellow turns into red as the level rises.
@@ -75,16 +76,19 @@ def worst_mistakes(
         picture = Image.fromarray(pixels)
         picture.thumbnail((_PICTURE_PX, _PICTURE_PX), Image.Resampling.BICUBIC)
         overlay = heatmap_overlay(np.asarray(picture), maps_NSS[index], low=map_range[0], high=map_range[1])
-        names = (f"worst_{rank:02d}.jpg", f"worst_{rank:02d}_map.jpg")
-        picture.save(folder / "report" / names[0], quality=88)
-        overlay.save(folder / "report" / names[1], quality=88)
+        drawn = {f"worst_{rank:02d}.jpg": picture, f"worst_{rank:02d}_map.jpg": overlay}
+        if image.mask is not None:
+            mask_HW = read_mask(root / image.mask)
+            drawn[f"worst_{rank:02d}_mask.jpg"] = heatmap_overlay(np.asarray(picture), mask_HW, low=0, high=1)
+        for name, content in drawn.items():
+            content.save(folder / "report" / name, quality=88)
         gallery.append(
             Picture(
                 caption=image.path,
                 truth=LABELS[image.label] + (f" ({image.kind})" if image.kind else ""),
                 answer=LABELS[answer],
                 right=answer == image.label,
-                images=names,
+                images=list(drawn),
                 note=f"score {scores_N[index]:.3f}, threshold {threshold:.3f}",
             )
         )

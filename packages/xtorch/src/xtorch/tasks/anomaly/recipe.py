@@ -285,7 +285,7 @@ class _Run:
             scorer_kind="memory",
             scorer=scorer,
             scorer_size=size,
-            top_fraction=self.settings.top_fraction,
+            top_fractions=self.settings.top_fractions,
             fit_s=time.monotonic() - start,
             settings={"memory_size": size},
         )
@@ -300,14 +300,14 @@ class _Run:
             scorer_kind="gaussian",
             scorer=scorer,
             scorer_size=len(scorer.offset_R),
-            top_fraction=self.settings.top_fraction,
+            top_fractions=self.settings.top_fractions,
             fit_s=time.monotonic() - start,
             settings={},
         )
 
     def _fit_head(self, descriptors: Mapping[str, Tensor], labels: Mapping[str, np.ndarray]) -> Candidate:
         start = time.monotonic()
-        max_epochs, top_fraction, hidden = 40, 0.03, 64
+        max_epochs, top_fractions, hidden = 40, (0.03,), 64
 
         def report(stage: str, *, progress: float | None = None, **details: Any) -> None:
             self.stages.report(stage, progress or 0.0, **details)
@@ -318,7 +318,7 @@ class _Run:
             descriptors["validation"],
             torch.from_numpy(labels["validation"]),
             hidden=hidden,
-            top_fraction=top_fraction,
+            top_fractions=top_fractions,
             seed=self.seed,
             limit_s=max(5.0, min(60.0, self.deadline - time.monotonic())),
             max_epochs=max_epochs,
@@ -330,7 +330,7 @@ class _Run:
             scorer_kind="head",
             scorer=scorer,
             scorer_size=hidden,
-            top_fraction=top_fraction,
+            top_fractions=top_fractions,
             fit_s=time.monotonic() - start,
             settings={"hidden": hidden, "epochs": fitted.epochs},
             note=f"Stopped because {fitted.stop_reason}.",
@@ -343,7 +343,7 @@ class _Run:
             map_size=config.map_size,
             scorer=winner.scorer_kind,
             scorer_size=winner.scorer_size,
-            top_fraction=winner.top_fraction,
+            top_fractions=winner.top_fractions,
         )
         model = AnomalyModel(full, pretrained=True)
         model.patches.load_state_dict(patches.state_dict())

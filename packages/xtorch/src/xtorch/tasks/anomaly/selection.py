@@ -24,7 +24,7 @@ from xtorch.tasks.images import every
 SYNTHETIC = "synthetic"
 """Part of `Candidate.values`: good validation images with drawn damage."""
 MAX_SYNTHETIC = 96
-_FRACTIONS = (0.02, 0.1, 0.5)
+_OPTIONS: tuple[tuple[float, ...], ...] = ((0.02,), (0.2,))
 _PREFERENCE = 0.01
 """The default stays unless another is better by more than this: validation parts are small."""
 
@@ -83,7 +83,7 @@ def damaged_maps(
 
 
 def select(candidates: Sequence[Candidate], labels_N: np.ndarray) -> Selection:
-    """Keep the candidate, and the share of patches that makes its score, with the highest validation AUROC.
+    """Keep the candidate, and the shares of patches that make its score, with the highest validation AUROC.
 
     Args:
         candidates: With `values` of ``validation`` and, where there is no real one, of `SYNTHETIC`.
@@ -93,24 +93,24 @@ def select(candidates: Sequence[Candidate], labels_N: np.ndarray) -> Selection:
     good = labels_N == 0
     if not real and not all(SYNTHETIC in candidate.values for candidate in candidates):
         for candidate in candidates:
-            candidate.settings["top_fraction"] = candidate.top_fraction
+            candidate.settings["top_fractions"] = list(candidate.top_fractions)
         return Selection(winner=candidates[0], metric=None, num_compared=1)
 
-    def value(candidate: Candidate, fraction: float) -> float:
-        scores_N = pooled(candidate.values["validation"], fraction).numpy()
+    def value(candidate: Candidate, fractions: tuple[float, ...]) -> float:
+        scores_N = pooled(candidate.values["validation"], fractions).numpy()
         if real:
             return auroc(labels_N, scores_N)
-        damaged_N = pooled(candidate.values[SYNTHETIC], fraction).numpy()
+        damaged_N = pooled(candidate.values[SYNTHETIC], fractions).numpy()
         truth_N = np.repeat([0, 1], [int(good.sum()), len(damaged_N)])
         return auroc(truth_N, np.concatenate([scores_N[good], damaged_N]))
 
     num_compared = 0
     for candidate in candidates:
-        options = [candidate.top_fraction, *(f for f in _FRACTIONS if f != candidate.top_fraction)]
+        options = [candidate.top_fractions, *(o for o in _OPTIONS if o != candidate.top_fractions)]
         values = [value(candidate, option) for option in options]
         best = int(np.argmax([v + (_PREFERENCE if index == 0 else 0.0) for index, v in enumerate(values)]))
-        candidate.top_fraction = options[best]
-        candidate.settings["top_fraction"] = options[best]
+        candidate.top_fractions = options[best]
+        candidate.settings["top_fractions"] = list(options[best])
         candidate.validation_auroc = values[best]
         num_compared += len(options)
     return Selection(

@@ -19,8 +19,9 @@ class AnomalySettings:
     """Side of the image that the backbone sees, in pixels; a multiple of 32."""
     memory_size: int = 4000
     """Descriptors of good patches that the memory keeps."""
-    top_fraction: float = 0.2
-    """Share of an image's patches whose mean is its score, where nothing else is clearly better."""
+    top_fractions: tuple[float, ...] = (0.02, 0.1, 0.5)
+    """Shares of an image's patches; the means of the strangest ones, averaged over the shares, are its score,
+    where nothing else is clearly better."""
     candidates: tuple[str, ...] = ("memory", "gaussian", "head")
     """Which scorers compete."""
     max_false_alarm_rate: float | None = None
@@ -35,8 +36,11 @@ class AnomalySettings:
             )
         if not 64 <= self.memory_size <= 16_384:
             raise SettingsError("memory_size must be between 64 and 16384.", value=self.memory_size)
-        if not 0 < self.top_fraction <= 1:
-            raise SettingsError("top_fraction must be above 0 and at most 1.", value=self.top_fraction)
+        if not self.top_fractions or not all(0 < fraction <= 1 for fraction in self.top_fractions):
+            raise SettingsError(
+                "top_fractions must be a list of shares above 0 and at most 1.",
+                value=list(self.top_fractions),
+            )
         unknown = set(self.candidates) - {"memory", "gaussian", "head"}
         if unknown or not set(self.candidates) & {"memory", "gaussian"}:
             raise SettingsError(
