@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from xtorch.models.detector import (
 from xtorch.models.resize import resize
 from xtorch.models.yolox import Yolox, YoloxConfig, decode_boxes, locations
 from xtorch.models.yolox_loss import Objects, assign, overlap, pairwise_overlap, yolox_loss
+from xtorch.tasks.detection.judge import FLOAT_NODES
 
 SIZE = (64, 96)
 NUM = 8 * 12 + 4 * 6 + 2 * 3
@@ -248,11 +251,17 @@ def detector() -> Detector:
     return made.eval().requires_grad_(False)
 
 
+@pytest.fixture(scope="module")
+def exported(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    export_image_model(detector, path, output_names=["boxes", "scores"])
+    return path
+
+
 def test_export_gives_the_same_boxes_and_scores_for_images_of_any_size(
-    detector: Detector, tmp_path: Path
+    detector: Detector, exported: Path
 ) -> None:
-    export_image_model(detector, tmp_path / "model.onnx", output_names=["boxes", "scores"])
-    model = OnnxModel(tmp_path / "model.onnx")
+    model = OnnxModel(exported)
     rng = np.random.default_rng(0)
     for shape in ((2, 48, 64), (1, 333, 100), (1, 1, 1), (3, 64, 96), (1, 70, 900)):
         images = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -264,15 +273,8 @@ def test_export_gives_the_same_boxes_and_scores_for_images_of_any_size(
         np.testing.assert_allclose(found_boxes, boxes.numpy(), rtol=1e-4, atol=1e-2)
 
 
-def test_exported_nodes_that_int8_leaves_alone_are_there(detector: Detector, tmp_path: Path) -> None:
-    from fnmatch import fnmatch
-
-    import onnx
-
-    from xtorch.tasks.detection.judge import FLOAT_NODES
-
-    export_image_model(detector, tmp_path / "model.onnx", output_names=["boxes", "scores"])
-    names = [node.name for node in onnx.load(tmp_path / "model.onnx").graph.node]
+def test_exported_nodes_that_int8_leaves_alone_are_there(exported: Path) -> None:
+    names = [node.name for node in onnx.load(exported).graph.node]
     for pattern in FLOAT_NODES:
         assert any(fnmatch(name, pattern) for name in names), pattern
     left = [name for name in names if not any(fnmatch(name, pattern) for pattern in FLOAT_NODES)]
