@@ -201,7 +201,8 @@ def test_report_has_every_part_and_its_numbers_agree(which: str, request: pytest
 def test_models_learn_and_beat_the_baseline(trained: Trained, larger: Trained, several: Trained) -> None:
     for outcome in (trained, larger, several):
         board = {row["name"]: row["test"]["macro_f1"] for row in outcome.read("report.json")["leaderboard"]}
-        assert outcome.result["value"] > board["majority"] + 0.3
+        # With several labels a text, giving all of them always is a strong baseline for F1.
+        assert outcome.result["value"] > board["majority"] + (0.1 if outcome is several else 0.3)
         assert board["tfidf"] > 0.8
 
 
@@ -270,7 +271,7 @@ def test_engine_side_gives_the_answers_of_training(which: str, request: pytest.F
     for item in held_out:
         arrays = tokenizer.encode_batch([item["text"]])
         found = classify(onnx(*(arrays[name] for name in INPUTS))[0], task)
-        right += ", ".join(sorted(found.labels)) == ", ".join(sorted(item["answer"].split(", ")))
+        right += (sorted(found.labels) or ["none"]) == sorted(item["answer"].split(", "))
         plain = naive(item["text"].encode())
         for label, probability in plain.items():
             assert found.probabilities[label] == pytest.approx(probability, abs=1e-3)
