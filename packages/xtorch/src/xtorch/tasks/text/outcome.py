@@ -38,7 +38,7 @@ from xtorch.tasks.text.figures import (
 from xtorch.tasks.text.files import tokenizer_bytes
 from xtorch.tasks.text.linear import fit_linear
 from xtorch.tasks.text.model import TextModel
-from xtorch.tasks.text.operating import OperatingPoint, answers, probabilities
+from xtorch.tasks.text.operating import OperatingPoint, answers, label_thresholds, probabilities
 from xtorch.tasks.text.split import TextSplit, deal
 
 _MISTAKES, _RIGHT = 10, 3
@@ -202,8 +202,6 @@ def _row(outcome: Outcome, entry: Entry, truth_NC: np.ndarray) -> LeaderboardRow
     found_NC = probabilities(entry.test_logits, 1.0, multi_label=outcome.corpus.multi_label)
     thresholds: tuple[float, ...] = ()
     if outcome.corpus.multi_label:
-        from xtorch.tasks.text.operating import label_thresholds
-
         held_NC = probabilities(entry.held_logits, 1.0, multi_label=True)
         thresholds = label_thresholds(held_NC, outcome.corpus.targets[entry.held])
     given_NC = answers(found_NC, thresholds, multi_label=outcome.corpus.multi_label)

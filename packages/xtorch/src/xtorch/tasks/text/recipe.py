@@ -22,7 +22,6 @@ from xinfer.preproc.text import Tokenizer
 from xtorch.data.check_text import TextInspection, inspect_texts
 from xtorch.data.findings import Finding
 from xtorch.errors import ColumnsError, DataError, TableError
-from xtorch.metrics import Interval
 from xtorch.progress import Progress, Stages, silent
 from xtorch.tasks.feature_cache import FeatureCache
 from xtorch.tasks.recipe import all_or_nothing, parse_settings, write_json
@@ -178,7 +177,7 @@ class _Run:
             key=lambda entry: entry.validation["macro_f1"] or 0.0,
         )
         self._refit(entries, parts)
-        calibrated = self._calibrated(winner, corpus, parts)
+        calibrated = self._calibrated(winner, corpus)
 
         # From here on nothing is decided any more.
         self._test(entries, parts)
@@ -333,9 +332,8 @@ class _Run:
                 entry.settings = entry.fitted.settings
                 entry.fit_s += time.monotonic() - started
 
-    def _calibrated(self, winner: Entry, corpus: Corpus, parts: TextSplit) -> dict[str, Any]:
+    def _calibrated(self, winner: Entry, corpus: Corpus) -> dict[str, Any]:
         """Temperature, thresholds and where to abstain, from texts that the logits' models did not see."""
-        del parts
         truth_NC = corpus.targets[winner.held]
         multi_label = corpus.multi_label
         temperature = calibrate(winner.held_logits, truth_NC, multi_label=multi_label)
@@ -345,17 +343,8 @@ class _Run:
         if not multi_label:
             confidence_N = found_NC.max(axis=1)
             right_N = found_NC.argmax(axis=1) == truth_NC.argmax(axis=1)
-            point = (
-                operating_point(confidence_N, right_N, self.settings.max_wrong)
-                if self.settings.max_wrong is not None
-                else OperatingPoint(
-                    max_wrong=1.0,
-                    threshold=0.0,
-                    coverage=1.0,
-                    wrong=Interval(float((~right_N).mean()), 0.0, 1.0),
-                    guaranteed=True,
-                )
-            )
+            # Any share of wrong answers is at most 1: then every text is answered.
+            point = operating_point(confidence_N, right_N, self.settings.max_wrong or 1.0)
         return {
             "temperature": temperature,
             "thresholds": thresholds,
