@@ -238,6 +238,7 @@ def predictions(items: Sequence[tuple[object, Prediction]]) -> RenderableType:
     if any(p.results is not None for _, p in items):
         items = [(index, one) for _, p in items for index, one in enumerate(_singles(p), start=1)]
     first = items[0][1]
+    rows: list[tuple[object, ...]]
     if first.verdict is not None:
         rows = [
             (what, p.verdict, number(p.score), number(p.threshold), f"{p.confidence or 0:.0%}", _ms(p))
