@@ -101,6 +101,66 @@ def test_resume_is_exact_wherever_training_was_interrupted(
     assert points.read == 40 - (done if stateful else done // 10 * 10)
 
 
+@pytest.mark.parametrize("stateful", [False, True])
+def test_resume_is_exact_between_an_epochs_last_batch_and_its_validation(
+    script: dict[str, Any],
+    uninterrupted: tuple[Any, Any, str],
+    tmp_path: Path,
+    stateful: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names, seen = script["train"].__globals__, [0]
+    real = names["_auroc"]
+
+    def second_time(model: nn.Module, points: Any) -> float:
+        seen[0] += 1
+        if seen[0] == 2:
+            raise InterruptError
+        return float(real(model, points))
+
+    monkeypatch.setitem(names, "_auroc", second_time)
+    with pytest.raises(InterruptError):
+        script["train"](tmp_path, resume=True, stateful=stateful, callbacks=[Interrupt(-1)])
+    weights, history, points = script["train"](
+        tmp_path, resume=True, stateful=stateful, callbacks=[Interrupt(-1)]
+    )
+    assert points.read == 20
+    assert same(weights, uninterrupted[0])
+    assert history == uninterrupted[1]
+
+
+@pytest.mark.parametrize("step", [3, 4, 6])
+def test_xtorchs_loader_resumes_within_an_epoch(tmp_path: Path, step: int) -> None:
+    from xtorch.data.loader import ExtendedDataLoader
+
+    data = [torch.randn(2, generator=torch.Generator().manual_seed(number)) for number in range(16)]
+    read: list[int] = []
+
+    class Dataset:
+        def __len__(self) -> int:
+            return len(data)
+
+        def __getitem__(self, index: int) -> Tensor:
+            read.append(index)
+            return data[index]
+
+    def fit(folder: Path, interrupt: int, *, resume: bool = False) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = nn.Linear(2, 2)
+        with ExtendedDataLoader(Dataset(), 4, shuffle=True, seed=3, workers=0) as loader:
+            Trainer(
+                TrainerConfig(max_epochs=3), [Interrupt(interrupt), Checkpointing(folder, every_s=0)]
+            ).fit(model, loader, loss=squared, resume=folder if resume else None)
+        return model.state_dict()
+
+    expected = fit(tmp_path / "whole", -1)
+    with pytest.raises(InterruptError):
+        fit(tmp_path / "cut", step)
+    read.clear()
+    assert same(fit(tmp_path / "cut", -1, resume=True), expected)
+    assert len(read) == 4 * (12 - (step - 1))
+
+
 def test_finished_training_is_not_trained_again(
     script: dict[str, Any], uninterrupted: tuple[Any, Any, str], tmp_path: Path
 ) -> None:

@@ -75,7 +75,7 @@ def write_checkpoint(folder: Path, step: int, snapshot: Mapping[str, Any]) -> Pa
         _remove(final)
         unfinished.rename(final)
         _flush(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"The checkpoint could not be written: {error}",
             value=str(final),
@@ -104,7 +104,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if _digest(tensor_file) != document["tensors_sha256"]:
             raise CheckpointError("The tensors are not those that were written.", value=str(path))
         snapshot = _decode(document["state"], load_file(tensor_file))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint cannot be read: {error}", value=str(path)) from error
     assert isinstance(snapshot, dict)
     return snapshot

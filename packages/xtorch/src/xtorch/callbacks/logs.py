@@ -28,10 +28,10 @@ class JSONLinesLogger(Callback):
 
     def on_train_begin(self, state: TrainState) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if state.step > 0 and self.path.exists():
+        if state.resumed_from is not None and self.path.exists():
             # A killed process may have left half a line.
             lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
-            kept = [line for line in lines if json.loads(line)["step"] <= state.step]
+            kept = [line for line in lines if json.loads(line)["epoch"] <= state.epoch]
             self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._file = self.path.open("a", encoding="utf-8")
 
