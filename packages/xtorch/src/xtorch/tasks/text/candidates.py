@@ -24,7 +24,7 @@ from xtorch.tasks.text.training import Plan
 
 FEW_OF_LABEL = 32
 """With at most as many texts of a label (median), its name is worth learning from."""
-_TFIDF_FEATURES = 50_000
+_TFIDF_FEATURES = 20_000
 
 Report = Callable[[float, str], None]
 """Share of a rung that is done, and a message."""

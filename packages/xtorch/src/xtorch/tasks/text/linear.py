@@ -36,7 +36,6 @@ def fit_linear(
     *,
     multi_label: bool,
     strength: float,
-    weights_N: np.ndarray | None = None,
 ) -> LinearHead:
     """Logistic regression: softmax over the labels, or each label on its own.
 
@@ -44,7 +43,6 @@ def fit_linear(
         features_ND: Dense or sparse.
         targets_NC: 0 or 1; exactly one 1 a row unless `multi_label`.
         strength: Inverse of the L2 penalty (scikit-learn's ``C``).
-        weights_N: How much each text counts.
 
     Source: Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning" (2nd ed.), section 4.4.
     """
@@ -56,7 +54,7 @@ def fit_linear(
             for label in range(num_labels):
                 column_N = targets_NC[:, label].astype(int)
                 if 0 < column_N.sum() < len(column_N):
-                    model = _regression(strength).fit(features_ND, column_N, sample_weight=weights_N)
+                    model = _regression(strength).fit(features_ND, column_N)
                     weight_CD[label], bias_C[label] = model.coef_[0], model.intercept_[0]
                 elif column_N.sum():
                     bias_C[label] = -_NEVER
@@ -66,7 +64,7 @@ def fit_linear(
         if len(present) == 1:
             bias_C[present] = 0.0
             return LinearHead(weight=weight_CD, bias=bias_C)
-        model = _regression(strength).fit(features_ND, labels_N, sample_weight=weights_N)
+        model = _regression(strength).fit(features_ND, labels_N)
     if len(present) == 2:
         # One row speaks for the second class; half of it for and half against give the same softmax.
         weight_CD[present] = np.stack([-model.coef_[0] / 2, model.coef_[0] / 2])
