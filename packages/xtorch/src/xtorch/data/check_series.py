@@ -12,7 +12,7 @@ import numpy as np
 
 from xtorch.data.findings import CheckReport, ClassCount, Findings
 from xtorch.data.series import SeriesSet, read_series
-from xtorch.data.tables import Table, find_tables, read_table
+from xtorch.data.series_table import read_dataset, report_table
 from xtorch.errors import DataError, XTorchError
 from xtorch.progress import Progress, silent
 
@@ -86,7 +86,7 @@ def inspect_series(
     series: SeriesSet | None = None
     usable: tuple[int, ...] = ()
     try:
-        table = _read_all(root, findings)
+        table = read_dataset(root, findings)
         (progress or silent)("Reading series", progress=0.4)
         series = read_series(table, roles=roles, gaps=gaps, now_s=int(time.time()))
     except XTorchError as error:
@@ -94,7 +94,7 @@ def inspect_series(
         findings.add("series.unreadable", "error", error.message.rstrip("."), hint, num=1)
     else:
         (progress or silent)("Checking series", progress=0.7)
-        _report_table(table, findings)
+        report_table(table, findings)
         _report_noticed(series, findings)
         usable = _report_values(series, findings)
         _report_length(series, usable, horizon, findings)
@@ -128,105 +128,6 @@ def refuse(inspection: SeriesInspection) -> None:
     """
     for finding in inspection.findings.errors:
         raise DataError(f"{finding.title}.", value=finding.num, hint=finding.hint)
-
-
-# ---------------------------------------------------------------------------------------------- tables
-
-
-def _read_all(root: Path, findings: Findings) -> Table:
-    """The dataset's table; several files of the same columns are one below the other."""
-    paths = find_tables(root) or sorted(path for path in root.rglob("*.txt") if path.is_file())
-    if not paths:
-        raise DataError(
-            "There is no table in the dataset",
-            hint="upload a CSV or Parquet file with columns for date, series and value",
-        )
-    tables: list[Table] = []
-    unreadable: list[str] = []
-    reasons: list[XTorchError] = []
-    for path in paths:
-        name = str(path.relative_to(root))
-        try:
-            tables.append(read_table(path, name=name))
-        except XTorchError as error:
-            unreadable.append(name)
-            reasons.append(error)
-    if not tables:
-        raise reasons[0]
-    findings.add(
-        "table.unreadable",
-        "warning",
-        "{num} file{s} cannot be read as a table",
-        reasons[0].hint or "Save them as CSV in UTF-8." if reasons else "",
-        unreadable,
-    )
-    main = max(tables, key=lambda table: table.num_rows)
-    alike = [table for table in tables if set(table.columns) == set(main.columns)]
-    findings.add(
-        "table.other_columns",
-        "warning",
-        "{num} file{s} with other columns",
-        "Only tables with the same columns are read together; join them into one table to use them.",
-        (table.name for table in tables if table not in alike),
-    )
-    if len(alike) == 1:
-        return main
-    columns = {name: [cell for table in alike for cell in table.columns[name]] for name in main.columns}
-    if len(main.columns) == 2:
-        # Date and value only: then the file says which series it is.
-        columns["file"] = [Path(table.name).stem for table in alike for _ in range(table.num_rows)]
-    return Table(
-        name=main.name,
-        format=main.format,
-        columns=columns,
-        row_numbers=tuple(number for table in alike for number in table.row_numbers),
-        encoding=main.encoding,
-        delimiter=main.delimiter,
-    )
-
-
-def _report_table(table: Table, findings: Findings) -> None:
-    def places(rows: Sequence[int]) -> list[str]:
-        return [f"{table.name}:{row}" for row in rows]
-
-    findings.add(
-        "table.long_rows",
-        "warning",
-        "{num} row{s} with more cells than columns",
-        "They are left out. Often a comma in a number is missing its quotes.",
-        places(table.long_rows),
-    )
-    findings.add(
-        "table.short_rows",
-        "info",
-        "{num} row{s} with fewer cells than columns",
-        "What is missing is taken as empty.",
-        places(table.short_rows),
-    )
-    findings.add(
-        "table.broken_rows",
-        "warning",
-        "{num} line{s} that cannot be read",
-        "They are left out.",
-        places(table.broken_rows),
-    )
-    findings.add(
-        "table.mixed_encoding",
-        "info",
-        "{num} row{s} in another encoding than the rest",
-        "They were read in theirs. Save the table as UTF-8 to be sure of every letter.",
-        places(table.mixed_encoding_rows),
-    )
-    findings.add(
-        "table.repeated_header",
-        "info",
-        "{num} row{s} that repeat the header",
-        "They are left out.",
-        places(table.repeated_headers),
-    )
-
-
-# ---------------------------------------------------------------------------------------------- series
 
 
 def _report_noticed(series: SeriesSet, findings: Findings) -> None:

@@ -8,54 +8,21 @@ Shapes: R rows of a table, S values of a series.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from xtorch.data.numbers import parse_numbers
+from xtorch.data.series_roles import Columns, Roles, times_of_columns
 from xtorch.data.tables import Table
-from xtorch.data.timestamps import Frequency, Times, infer_frequency, parse_times
-from xtorch.errors import DataError
+from xtorch.data.timestamps import Frequency, Times, infer_frequency
+from xtorch.errors import ColumnsError, DataError
 
 Layout = Literal["long", "wide", "wide_rows"]
 
-_TIME = re.compile(
-    r"(?i)(^|_|\b)(ds|date|dates|datetime|time|timestamp|day|week|month|quarter|year|period|datum|t)($|_|\b)"
-)
-_TARGET = re.compile(
-    r"(?i)(^|_|\b)(y|target|sales|sale|demand|quantity|qty|units|volume|revenue|turnover|value|count|orders|amount"
-    r"|umsatz|menge|absatz|consumption|load|traffic)($|_|\b)"
-)
-_ID = re.compile(
-    r"(?i)(^|_|\b)(unique_id|id|ids|series|store|shop|item|sku|product|article|region|dept|department|category|family"
-    r"|customer|country|state|city|site|location|name|code|channel|brand|filiale|artikel)($|_|\b)"
-)
-_COVARIATE = re.compile(
-    r"(?i)(^|_|\b)(price|preis|promo|promotion|discount|holiday|feiertag|temp|temperature|weather|rain|snow|event|open"
-    r"|closed|cpi|fuel|unemployment|weekday|dow|is_\w+|humidity|wind|markdown\d*|oil)($|_|\b)"
-)
 _MAX_GRID_FACTOR = 50
 """A series whose grid is this many times larger than its rows (a mistyped year) is left out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Roles:
-    """Which column is what.
-
-    Attributes:
-        time: None: rows are in order.
-        ids: Together they name a series; none: there is one.
-        target: What is forecast; of wide tables, None.
-        covariates: Other numeric columns.
-    """
-
-    time: str | None = None
-    ids: tuple[str, ...] = ()
-    target: str | None = None
-    covariates: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -118,12 +85,13 @@ def read_series(
         now_s: POSIX seconds of today, for rows that are dated later; None: they are taken as they are.
 
     Raises:
-        DataError: There is no time, no target or no value, or a role names no column.
+        ColumnsError: There is no time or no target, or a role names no column.
+        DataError: There is no value, or no regular grid.
     """
     given = dict(roles or {})
-    for name in (given.get("time"), given.get("target"), *given.get("ids", ())):
+    for name in (given.get("time"), given.get("target"), *(given.get("ids") or ())):
         if name is not None and name not in table.columns:
-            raise DataError(
+            raise ColumnsError(
                 f"There is no column {name!r}.",
                 value=name,
                 hint=f"columns: {', '.join(list(table.columns)[:20])}",
@@ -131,27 +99,9 @@ def read_series(
     if not table.num_rows:
         raise DataError("The table has no rows.", value=table.name, hint="upload the file again")
     reader = _Reader(table, gaps=gaps, now_s=now_s)
-    if not given and (times := _times_of_columns(list(table.columns))) is not None:
+    if not given and (times := times_of_columns(list(table.columns))) is not None:
         return reader.wide_rows(times)
     return reader.by_rows(given)
-
-
-def _times_of_columns(names: Sequence[str]) -> tuple[list[str], list[str], Times] | None:
-    """Id columns, value columns and their times, where most columns are named by times or numbered."""
-    numbered = [name for name in names if re.fullmatch(r"[A-Za-z_ ]{0,8}\d{1,5}", name)]
-    if len(numbered) >= max(4, 0.8 * len(names)) and len({re.sub(r"\d+$", "", n) for n in numbered}) <= 2:
-        # M4's V1, V2, ...: the first is the id; years are times.
-        years = [name for name in numbered if re.fullmatch(r"(19|20)\d\d", name)]
-        if len(years) < len(numbered) / 2:
-            ids = [name for name in names if name not in numbered] or [names[0]]
-            values = [name for name in names if name not in ids]
-            numbers = np.arange(len(values), dtype=np.int64)
-            return ids, values, Times(kind="number", seconds=numbers, known=np.ones(len(values), bool))
-    dated = [name for name in names if re.search(r"\d", name)]
-    times = parse_times(dated) if len(dated) >= max(4, 0.6 * len(names)) else None
-    if times is None or times.kind != "time" or not times.known.all():
-        return None
-    return [name for name in names if name not in dated], dated, times
 
 
 class _Reader:
@@ -160,156 +110,24 @@ class _Reader:
     def __init__(self, table: Table, *, gaps: str, now_s: int | None) -> None:
         self.table, self.gaps, self.now_s = table, gaps, now_s
         self.noticed = Noticed()
-        self._parsed: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.columns = Columns(table)
 
-    # ------------------------------------------------------------------------------------------- columns
-
-    def numbers(self, column: str) -> tuple[np.ndarray, np.ndarray]:
-        if column not in self._parsed:
-            self._parsed[column] = parse_numbers(self.table.columns[column])
-        return self._parsed[column]
-
-    def is_numeric(self, column: str) -> bool:
-        """Whether at least 4 in 5 filled cells are numbers; a column of nothing is not."""
-        values, bad = self.numbers(column)
-        known = np.isfinite(values).sum()
-        return bool(known and bad.sum() <= 0.25 * known)
-
-    def find_time(self, given: str | None) -> tuple[str | None, Times | None]:
-        """The column of times: the one that is named so, else the first that reads as dates."""
-        columns = self.table.columns
-        if given is not None:
-            times = parse_times(columns[given])
-            if times is None:
-                raise DataError(
-                    f"Column {given!r} holds no dates or times.",
-                    value=given,
-                    hint="write them as 2024-01-31 or 2024-01-31 13:00:00",
-                )
-            return given, times
-        named = [name for name in columns if _TIME.search(name)]
-        for name in [*named, *(name for name in columns if name not in named)]:
-            times = parse_times(columns[name])
-            # Plain numbers are only times under a name that says so.
-            if times is not None and (
-                name in named or (times.kind == "time" and not self._plain_numbers(columns[name]))
-            ):
-                return name, times
-        return None, None
-
-    @staticmethod
-    def _plain_numbers(cells: Sequence[str | None]) -> bool:
-        filled = [cell for cell in cells[:500] if cell]
-        return (
-            sum(cell.strip().lstrip("-").replace(".", "", 1).isdigit() for cell in filled) > len(filled) / 2
-        )
+    # ------------------------------------------------------------------------------------------- layouts
 
     def by_rows(self, given: Mapping[str, Any]) -> SeriesSet:
         """A table with times in rows."""
-        columns = self.table.columns
-        time, times = self.find_time(given.get("time"))
-        if times is None:
-            # No time at all: the rows are in order, one series or one per column.
-            numbers = np.arange(self.table.num_rows, dtype=np.int64)
-            times = Times(kind="number", seconds=numbers, known=np.ones(len(numbers), bool))
-            if len(columns) > 1 and "target" not in given:
-                raise DataError(
-                    "There is no column of dates or times.",
-                    value=list(columns)[:20],
-                    hint="add a column such as date with 2024-01-31, or say which column is the target",
-                )
-        rest = [name for name in columns if name != time]
-        numeric = [name for name in rest if self.is_numeric(name)]
-        if not numeric:
-            raise DataError(
-                "There is no column of numbers to forecast.",
-                value=rest[:20],
-                hint="the values to forecast must be a column of numbers, such as sales",
-            )
-        ids = (
-            tuple(given["ids"])
-            if "ids" in given
-            else self.find_ids(times, rest, numeric, given.get("target"))
-        )
-        free = [name for name in numeric if name not in ids]
-        target = given.get("target")
-        if target is not None and target not in numeric:
-            raise DataError(
-                f"Column {target!r} holds no numbers.",
-                value=target,
-                hint="the target must be a column of numbers",
-            )
-        if target is None:
-            named = [name for name in free if _TARGET.search(name)]
-            plain = [name for name in free if not _COVARIATE.search(name)]
-            if not ids and not named and len(plain) > 1:
-                return self.wide(time, times, plain, [name for name in free if name not in plain])
-            if not free:
-                raise DataError(
-                    "There is no column of numbers to forecast.",
-                    value=rest[:20],
-                    hint="the values to forecast must be a column of numbers, such as sales",
-                )
-            target = (named or plain or free)[0] if named else (plain or free)[-1]
-        roles = Roles(
-            time=time,
-            ids=ids,
-            target=target,
-            covariates=tuple(name for name in free if name != target),
-        )
-        names, series_R = self.name_series(ids)
-        return self.assemble("long", roles, names, series_R, times, {target: self.numbers(target)})
-
-    def find_ids(
-        self, times: Times, rest: Sequence[str], numeric: Sequence[str], target: str | None
-    ) -> tuple[str, ...]:
-        """The fewest columns with which no time comes twice, those named like ids first."""
-        candidates = [
-            name
-            for name in rest
-            if name != target
-            and (name not in numeric or (_ID.search(name) and not _TARGET.search(name)))
-            and not _COVARIATE.search(name)
-        ]
-        codes = {name: self.codes([name]) for name in candidates}
-        limit = max(2, self.table.num_rows // 3)
-        candidates = [name for name in candidates if 1 < codes[name].max() + 1 <= limit or _ID.search(name)]
-        key_R = times.seconds
-        chosen: list[str] = []
-        total = int(times.known.sum())
-
-        def repeats(names: Sequence[str]) -> int:
-            joint = self.codes(names)[times.known] if names else np.zeros(total, np.int64)
-            return total - len(np.unique(np.stack([joint, key_R[times.known]]), axis=1).T)
-
-        left = repeats(chosen)
-        # Text that is named like an id is one, even where it is not needed to tell rows apart.
-        remaining = sorted(candidates, key=lambda name: not _ID.search(name))
-        while left > 0.01 * total and remaining:
-            results = [(repeats([*chosen, name]), index) for index, name in enumerate(remaining)]
-            best, index = min(results)
-            if best >= left:
-                break
-            chosen.append(remaining.pop(index))
-            left = best
-        return tuple(sorted(chosen, key=list(self.table.columns).index))
-
-    def codes(self, names: Sequence[str]) -> np.ndarray:
-        """A number for each combination of cells, int64 [R], in order of appearance."""
-        import pandas as pd
-
-        joint = np.zeros(self.table.num_rows, np.int64)
-        for name in names:
-            cells = np.array([(cell or "").strip() for cell in self.table.columns[name]], dtype=object)
-            codes, unique = pd.factorize(cells)
-            joint, _ = pd.factorize(joint * (len(unique) + 1) + codes)
-        return joint
+        roles, times, columns = self.columns.find_roles(given)
+        if columns:
+            return self.wide(roles, times, columns)
+        assert roles.target is not None
+        names, series_R = self.name_series(roles.ids)
+        return self.assemble("long", roles, names, series_R, times, *self.columns.numbers(roles.target))
 
     def name_series(self, ids: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
         """Names, and the series of each row; -1 where an id is empty."""
         if not ids:
             return ("series",), np.zeros(self.table.num_rows, np.int64)
-        series_R = self.codes(ids)
+        series_R = self.columns.codes(ids)
         _, first = np.unique(series_R, return_index=True)
         cells = [self.table.columns[name] for name in ids]
         names = tuple(" / ".join((column[row] or "").strip() for column in cells) for row in first.tolist())
@@ -319,47 +137,31 @@ class _Reader:
         series_R = np.where(empty_R, -1, series_R)
         return names, series_R
 
-    # ------------------------------------------------------------------------------------------- layouts
-
-    def wide(
-        self, time: str | None, times: Times, columns: Sequence[str], others: Sequence[str]
-    ) -> SeriesSet:
+    def wide(self, roles: Roles, times: Times, columns: Sequence[str]) -> SeriesSet:
         """A column per series: as if they stood one below the other."""
         rows = self.table.num_rows
         series_R = np.repeat(np.arange(len(columns)), rows)
-        stacked = Times(
-            kind=times.kind,
-            seconds=np.tile(times.seconds, len(columns)),
-            known=np.tile(times.known, len(columns)),
-            zone=times.zone,
-            day_first=times.day_first,
-            ambiguous=times.ambiguous,
+        parsed = [self.columns.numbers(name) for name in columns]
+        values = np.concatenate([value for value, _ in parsed])
+        bad = np.concatenate([wrong for _, wrong in parsed])
+        return self.assemble(
+            "wide", roles, tuple(columns), series_R, times.repeated(len(columns)), values, bad
         )
-        parsed = [self.numbers(name) for name in columns]
-        target = (np.concatenate([v for v, _ in parsed]), np.concatenate([bad for _, bad in parsed]))
-        roles = Roles(time=time, covariates=tuple(others))
-        return self.assemble("wide", roles, tuple(columns), series_R, stacked, {"": target})
 
     def wide_rows(self, found: tuple[list[str], list[str], Times]) -> SeriesSet:
         """A row per series: as if turned."""
         ids, columns, times = found
         rows = self.table.num_rows
-        names, _ = self.name_series(ids) if ids else (tuple(f"row {n}" for n in self.table.row_numbers), None)
-        series = self.codes(ids) if ids else np.arange(rows)
-        parsed = [self.numbers(name) for name in columns]
+        if ids:
+            names, series = self.name_series(ids)
+        else:
+            names, series = tuple(f"row {number}" for number in self.table.row_numbers), np.arange(rows)
+        parsed = [self.columns.numbers(name) for name in columns]
         values = np.stack([value for value, _ in parsed], axis=1).ravel()
         bad = np.stack([wrong for _, wrong in parsed], axis=1).ravel()
-        stacked = Times(
-            kind=times.kind,
-            seconds=np.tile(times.seconds, rows),
-            known=np.tile(times.known, rows),
-            zone=times.zone,
-            day_first=times.day_first,
-            ambiguous=times.ambiguous,
-        )
-        roles = Roles(ids=tuple(ids))
+        series_R = np.repeat(series, len(columns))
         return self.assemble(
-            "wide_rows", roles, names, np.repeat(series, len(columns)), stacked, {"": (values, bad)}
+            "wide_rows", Roles(ids=tuple(ids)), names, series_R, times.repeated(rows), values, bad
         )
 
     # ---------------------------------------------------------------------------------------------- grid
@@ -377,11 +179,11 @@ class _Reader:
         names: tuple[str, ...],
         series_R: np.ndarray,
         times: Times,
-        target: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        values_R: np.ndarray,
+        bad_R: np.ndarray,
     ) -> SeriesSet:
         """Puts values on a grid: sorts, joins what is there twice, leaves gaps."""
         noticed = self.noticed
-        ((values_R, bad_R),) = target.values()
         noticed.bad_numbers = self.places(bad_R)
         noticed.bad_times = self.places(~times.known)
         noticed.ambiguous_dates = times.ambiguous
@@ -525,7 +327,7 @@ class _Reader:
         found: dict[str, list[np.ndarray]] = {}
         future: list[str] = []
         for name in chosen.roles.covariates:
-            values_R, _ = self.numbers(name)
+            values_R, _ = self.columns.numbers(name)
             known_R = inside_R & np.isfinite(values_R)
             ends = sizes.copy()
             np.maximum.at(ends, local_R[known_R], at_R[known_R] + 1)

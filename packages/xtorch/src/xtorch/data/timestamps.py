@@ -44,6 +44,10 @@ class Times:
     day_first: bool | None = None
     ambiguous: bool = False
 
+    def repeated(self, number: int) -> Times:
+        """The same times again and again, for tables with several values at a time."""
+        return replace(self, seconds=np.tile(self.seconds, number), known=np.tile(self.known, number))
+
 
 def parse_times(cells: Sequence[str | None]) -> Times | None:
     """Times of a column; None where less than 4 in 5 of its cells are times.
