@@ -71,7 +71,7 @@ class MadeHub:
             self.problem = problem
 
     async def _serve(self) -> None:
-        settings = Settings.load(home=self._home, public_url=self.url)
+        settings = Settings.load(home=self._home, public_url=self.url, lease_s=600, deploy_timeout_s=300)
         app = create_app(settings)
         self._server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="warning"))
         serving = asyncio.create_task(self._server.serve())
@@ -99,17 +99,18 @@ class MadeHub:
         ):
             agent, gateway = FakeAgent(a, self._client), FakeGateway(g)
             agent.reports = {case.template: (case.report, case.pictures) for case in CASES.values()}
-            workers = [asyncio.create_task(agent.run()), asyncio.create_task(gateway.run())]
-            for case in CASES.values():
-                agent.check = {**CHECK, **case.check}
-                await upload(user, case.files, case.name)
-                body = {"name": case.name, "template": case.template, "dataset": case.name}
-                started = (await user.post("/v1/runs", json=body)).raise_for_status()
-                run = await until(user, started.json()["id"], timeout_s=120)
-                assert run["status"] == "succeeded", run
-                self.runs[case.template] = run
-            for worker in workers:
-                worker.cancel()
+            async with asyncio.TaskGroup() as tasks:  # a worker that fails ends the walk
+                workers = [tasks.create_task(agent.run()), tasks.create_task(gateway.run())]
+                for case in CASES.values():
+                    agent.check = {**CHECK, **case.check}
+                    await upload(user, case.files, case.name)
+                    body = {"name": case.name, "template": case.template, "dataset": case.name}
+                    started = (await user.post("/v1/runs", json=body)).raise_for_status()
+                    run = await until(user, started.json()["id"], timeout_s=300)
+                    assert run["status"] == "succeeded", run
+                    self.runs[case.template] = run
+                for worker in workers:
+                    worker.cancel()
 
 
 @pytest.fixture(scope="module")
