@@ -27,7 +27,7 @@ $(BIN)/python:
 $(VENV)/.installed: constraints.txt $(PYPROJECTS) | $(BIN)/python
 	@echo "Installing Ignition into $(VENV) (a few minutes the first time) ..."
 	@$(PIP) --no-deps --retries 0 --timeout 15 --index-url $(TORCH_INDEX) $(TORCH) 2>/dev/null || $(PIP) $(TORCH)
-	@$(PIP) -e packages/xinfer[build,serve] -e packages/xtorch[weights] -e packages/ignition-client[agent] \
+	@$(PIP) -e packages/xinfer[build,serve] -e packages/xtorch[weights,tensorboard] -e packages/ignition-client[agent] \
 		-e packages/ignition-hub[standalone] scikit-image
 	@touch $@
 
