@@ -87,11 +87,10 @@ def compare(contestants: Sequence[Contestant], rounds: int) -> dict[str, Any]:
 
 def speed(name: str, data: Path, *, rounds: int, quick: bool) -> dict[str, Any]:
     """One workload's rows."""
-    kind = WORKLOADS[name]
-    if quick:
-        kind.batch_size = 4
     steps = 2 if quick else STEPS[name]
-    workload = kind(data, steps * kind.batch_size)
+    size = 4 if quick else WORKLOADS[name].batch_size
+    workload = WORKLOADS[name](data, steps * size)
+    workload.batch_size = size
     counts = (0,) if quick else tuple(range((os.cpu_count() or 1) + 1))
     print(f"{workload.name}: {steps} steps of {workload.batch_size} a round", flush=True)
     plain = HandWritten(workload, tuned=False, worker_counts=counts)
