@@ -1,7 +1,8 @@
 """What the catalogue's models are measured on: real inputs, true answers where there are any, and agreement.
 
 Photographs are of COCO val2017 (128, with boxes) and of the clothing data (200 held out, 600 to calibrate
-with); lines of text are headlines of AG News, written with Pillow's own font onto paper, with some noise.
+with); texts are of AG News, lines of text are its headlines, written with Pillow's own font onto paper, with
+some noise.
 """
 
 from __future__ import annotations
@@ -275,6 +276,31 @@ def text_pages(data: Path, num: int) -> Workload:
     )
 
 
+def news(data: Path, num: int) -> Workload:
+    """News items: does the nearest of the others treat of the same topic?"""
+    with (data / "ag_news" / "test.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[: num + 96]
+    texts, topics_N = (
+        [f"{title}. {text}" for _, title, text in rows],
+        np.array([row[0] for row in rows[:num]]),
+    )
+
+    def same_topic(results: Results) -> float:
+        vectors_ND = np.stack([result.vector for result in results])
+        cosines_NN = vectors_ND @ vectors_ND.T
+        np.fill_diagonal(cosines_NN, -np.inf)
+        return float(np.mean(topics_N[cosines_NN.argmax(1)] == topics_N))
+
+    return Workload(
+        inputs=texts[:num],
+        calibration=texts[num:],
+        metric="nearest_topic_accuracy",
+        score=same_topic,
+        num_labelled=num,
+        agreement=lambda a, b: float(np.mean([x.vector @ y.vector for x, y in zip(a, b, strict=True)])),
+    )
+
+
 WORKLOADS: dict[str, Callable[[Path, int], Workload]] = {
     "efficientnet-lite0-imagenet": classifier,
     "mobilenet-v2-imagenet": classifier,
@@ -283,5 +309,6 @@ WORKLOADS: dict[str, Callable[[Path, int], Workload]] = {
     "ppocr-v4-det": text_pages,
     "ppocr-v4-rec": text_lines,
     "ppocr-v2-cls": text_direction,
+    "all-minilm-l6-v2": news,
 }
 """Entry -> its workload. Entries without one are measured on their own held-out samples, by cosine."""
