@@ -286,6 +286,13 @@ def test_calibration_finds_the_temperature_that_logits_were_scaled_by() -> None:
     assert calibrate(logits * 4, applies, multi_label=True) == pytest.approx(4, rel=0.1)
 
 
+def test_calibration_is_never_certain_where_all_answers_are_right() -> None:
+    logits = np.eye(3)[np.arange(30) % 3] * 2.0
+    temperature = calibrate(logits, np.eye(3)[np.arange(30) % 3], multi_label=False)
+    best = probabilities(logits, temperature, multi_label=False).max(axis=1)
+    assert 0.9 < best.min() < 0.98
+
+
 def test_label_thresholds_reach_the_best_f1_there_is() -> None:
     rng = np.random.default_rng(0)
     truth = (rng.random((80, 2)) < 0.2).astype(int)

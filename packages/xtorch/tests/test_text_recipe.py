@@ -112,7 +112,7 @@ def train(base: Path, files: dict[str, str], **settings: Any) -> Trained:
         base / "data",
         base / "out",
         name="topics",
-        budget_s=60,
+        budget_s=1e6,  # on a busy machine too, every step is made
         settings={"max_tokens": 64, **settings},
         progress=lambda stage, **details: events.append((stage, details)),
         cache_dir=base / "cache",

@@ -69,7 +69,8 @@ def wilson(successes: int, total: int) -> Interval:
     spread = 1 + _Z_95**2 / total
     centre = (rate + _Z_95**2 / (2 * total)) / spread
     half = _Z_95 / spread * math.sqrt(rate * (1 - rate) / total + _Z_95**2 / (4 * total**2))
-    return Interval(rate, max(0.0, centre - half), min(1.0, centre + half))
+    # Rounding may leave a rate of 0 or 1 just outside.
+    return Interval(rate, max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half)))
 
 
 def confusion(labels_N: np.ndarray, scores_N: np.ndarray, threshold: float) -> tuple[int, int, int, int]:

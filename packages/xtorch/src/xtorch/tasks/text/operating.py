@@ -38,12 +38,28 @@ def answers(probabilities_NC: np.ndarray, thresholds: Sequence[float], *, multi_
 
 
 def calibrate(logits_NC: np.ndarray, targets_NC: np.ndarray, *, multi_label: bool) -> float:
-    """The temperature of least log loss on texts that the logits' model did not see."""
-    if not multi_label:
-        return fit_temperature(targets_NC.argmax(axis=1), logits_NC)
-    # A label on its own is a choice between two classes with the logits 0 and z.
-    pairs_M2 = np.stack([np.zeros(logits_NC.size), logits_NC.ravel()], axis=1)
-    return fit_temperature(targets_NC.ravel().astype(int), pairs_M2)
+    """The temperature of least log loss on texts that the logits' model did not see.
+
+    One text more is made up, as sure as the median one, with every label once: where all answers are right,
+    the temperature would else be as low as it may be, and every answer certain.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), section 4.2; the made-up text:
+    Laplace's rule, as in Platt, "Probabilistic Outputs for Support Vector Machines" (1999), section 2.2.
+    """
+    if multi_label:
+        # A label on its own is a choice between two classes with the logits 0 and z.
+        logits_NC = np.stack([np.zeros(logits_NC.size), logits_NC.ravel()], axis=1)
+        labels_N = targets_NC.ravel().astype(int)
+    else:
+        labels_N = targets_NC.argmax(axis=1)
+    num_labels = logits_NC.shape[1]
+    ordered_NC = np.sort(logits_NC, axis=1)
+    margins_N = ordered_NC[:, -1] - ordered_NC[:, -2]
+    median = int(np.argsort(margins_N, kind="stable")[len(margins_N) // 2])
+    return fit_temperature(
+        np.concatenate([labels_N, np.arange(num_labels)]),
+        np.concatenate([logits_NC, np.repeat(logits_NC[[median]], num_labels, axis=0)]),
+    )
 
 
 def label_thresholds(probabilities_NC: np.ndarray, targets_NC: np.ndarray) -> tuple[float, ...]:

@@ -266,12 +266,13 @@ class _Run:
                     [rung], "model", corpus, parts, limit_s=share_s / rounds, part=(index, len(tuned))
                 )
             )
-        best = max(entries, key=lambda entry: entry.validation["macro_f1"] or 0.0)
-        if not best.servable and best.kind == "model":
-            best.notes.append(
-                "The best on validation, but it cannot be served: engines take the encoder's tokens. "
-                "The best of the others is kept."
-            )
+        served = max(entry.validation["macro_f1"] or 0.0 for entry in entries if entry.servable)
+        for entry in entries:
+            if entry.kind == "model" and (entry.validation["macro_f1"] or 0.0) > served:
+                entry.notes.append(
+                    "Better on validation than what is kept, but it cannot be served: engines take the "
+                    "encoder's tokens."
+                )
         return entries
 
     def _judged(
