@@ -88,11 +88,11 @@ def _read_document(files: DatasetFiles, path: str, document: dict[str, Any], res
             result.problem("box.incomplete", where)
             continue
         left, top, width, height = map(number, box)
-        category = item.get("category_id")
-        known = isinstance(category, int | str) and category in names
+        kind = item.get("category_id")
+        known = isinstance(kind, int | str) and kind in names
         result.image(image).boxes.append(
             RawBox(
-                label=names[category] if known else f"category {category}",
+                label=names[kind] if known else f"category {kind}",
                 edges=(left, top, left + width, top + height),
                 ignored=item.get("iscrowd") in (1, True),
                 known=known,
