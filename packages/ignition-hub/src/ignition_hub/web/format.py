@@ -79,7 +79,7 @@ def figure(value: float) -> str:
         return f"{value:,.0f}"
     if abs(value) < 0.001:
         return f"{value:.2g}"
-    return f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}"
+    return f"{value:.{3 if abs(value) < 1 else 2 if abs(value) < 10 else 1}f}"
 
 
 @_or_dash
