@@ -55,6 +55,12 @@ class Seasonality(nn.Module):
         self.constant("place_H", torch.arange(horizon) % season)
         self.constant("lag", lag_L.clamp(min=0).flatten())
         self.constant("has_lag", (lag_L >= 0).float())
+        self.average_LC: Tensor
+        self.member_CM: Tensor
+        self.place_L: Tensor
+        self.place_H: Tensor
+        self.lag: Tensor
+        self.has_lag: Tensor
 
     def constant(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
