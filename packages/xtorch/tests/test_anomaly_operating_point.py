@@ -34,7 +34,7 @@ def test_promise_is_kept_in_19_of_20_data_sets(draw: str) -> None:
     many = np.sort(getattr(rng, draw)(size=200_000))
     for _ in range(1500):
         point = by_false_alarms(getattr(rng, draw)(size=120).astype(np.float32), 0.05)
-        kept += 1 - np.searchsorted(many, point.threshold) / len(many) <= 0.05
+        kept += int(1 - np.searchsorted(many, point.threshold) / len(many) <= 0.05)
     assert 0.935 <= kept / 1500 <= 0.99
 
 
@@ -48,7 +48,7 @@ def test_promise_holds_for_the_chosen_of_several_scores() -> None:
             points = [
                 by_false_alarms(rng.uniform(size=150), 0.05, num_compared=num_compared) for _ in range(8)
             ]
-            kept += 1 - min(point.threshold for point in points) <= 0.05
+            kept += int(1 - min(point.threshold for point in points) <= 0.05)
         return kept / 600
 
     assert share_kept(8) >= 0.93
