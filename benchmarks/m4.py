@@ -161,7 +161,7 @@ def measure(name: str, *, seed: int, num_seeds: int, budget_s: float, onnx: bool
     )
     middle = settings.levels.index(0.5)
     ensemble = official(name, outcome, outcome.quantiles[:, :, middle])
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         row.name: {
             "validation": row.scores["validation"],
             "test": official(name, outcome, row.test),

@@ -122,7 +122,8 @@ def test_noise_has_no_season() -> None:
 
 
 def croston_loop(values: np.ndarray, alpha: float) -> float:
-    size = interval = None
+    size: float | None = None
+    interval: float | None = None
     last = -1
     for time, value in enumerate(values):
         if value:
@@ -136,7 +137,8 @@ def croston_loop(values: np.ndarray, alpha: float) -> float:
 
 
 def tsb_loop(values: np.ndarray, alpha: float, beta: float) -> float:
-    size, chance = None, float((values != 0).mean())
+    size: float | None = None
+    chance = float((values != 0).mean())
     for value in values:
         chance += beta * ((value != 0) - chance)
         if value:
