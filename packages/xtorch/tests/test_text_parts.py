@@ -67,7 +67,8 @@ def test_cosine_pair_loss_is_the_balanced_squared_error_of_all_pairs() -> None:
     x_ND = torch.nn.functional.normalize(torch.randn(7, 5), dim=1)
     labels = [0, 0, 1, 2, 1, 0, 2]
     same_NN = likeness(np.eye(3)[labels])
-    like, unlike = [], []
+    like: list[float] = []
+    unlike: list[float] = []
     for a, b in itertools.combinations(range(7), 2):
         cosine = float(x_ND[a] @ x_ND[b])
         (like if labels[a] == labels[b] else unlike).append(
@@ -79,7 +80,7 @@ def test_cosine_pair_loss_is_the_balanced_squared_error_of_all_pairs() -> None:
 
 def test_likeness_of_label_sets_is_their_overlap() -> None:
     targets = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]])
-    expected = [[1, 0.5, 0, 0], [0.5, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    expected = np.array([[1, 0.5, 0, 0], [0.5, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
     np.testing.assert_allclose(likeness(targets).numpy(), expected)
 
 
@@ -220,7 +221,7 @@ def _texts(parts: list[str | None], labels: list[str]) -> tuple[list[UsableText]
 
 
 def test_split_uses_given_parts_exactly() -> None:
-    parts: list[str | None] = ["train"] * 60 + ["test"] * 20 + ["validation"] * 20
+    parts: list[str | None] = [*["train"] * 60, *["test"] * 20, *["validation"] * 20]
     texts, targets = _texts(parts, ["a", "b"] * 50)
     split = split_texts(texts, targets, seed=0)
     assert split.test.tolist() == list(range(60, 80))

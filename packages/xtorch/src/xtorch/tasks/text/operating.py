@@ -31,9 +31,9 @@ def probabilities(logits_NC: np.ndarray, temperature: float, *, multi_label: boo
 def answers(probabilities_NC: np.ndarray, thresholds: Sequence[float], *, multi_label: bool) -> np.ndarray:
     """Labels that are given, 0 or 1, int64 [N,C]."""
     if multi_label:
-        return (probabilities_NC >= np.array(thresholds or [0.5] * probabilities_NC.shape[1])).astype(
-            np.int64
-        )
+        least_C = np.array(thresholds or [0.5] * probabilities_NC.shape[1])
+        given_NC: np.ndarray = (probabilities_NC >= least_C).astype(np.int64)
+        return given_NC
     return np.eye(probabilities_NC.shape[1], dtype=np.int64)[probabilities_NC.argmax(axis=1)]
 
 

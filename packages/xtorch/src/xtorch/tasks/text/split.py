@@ -88,7 +88,7 @@ def deal(
         dealt_C += counts_C
         behind_P = np.where(share_P > 0, share_P * dealt_C[label] - have_PC[:, label], -np.inf)
         size_P = np.array([len(part) for part in parts]) / np.maximum(share_P, 1e-9)
-        best = max(range(len(shares)), key=lambda part: (round(behind_P[part], 9), -size_P[part]))
+        best = max(range(len(shares)), key=lambda part: (round(float(behind_P[part]), 9), -size_P[part]))
         parts[best] += members[group]
         have_PC[best] += counts_C
     return [np.array(sorted(part), dtype=np.int64) for part in parts]
