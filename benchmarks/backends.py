@@ -277,8 +277,8 @@ def main() -> int:
     options.out.with_name(f"{options.out.stem}_peaks.json" if options.quick else "peaks.json").write_text(
         json.dumps(peak, indent=1) + "\n"
     )
-    result: dict[str, Any] = {
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    run = {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cpu": peaks.cpu_name(), "num_cores": os.cpu_count(), "os": platform.platform()},
         "versions": versions(),
         "protocol": {
@@ -286,17 +286,19 @@ def main() -> int:
             "min_cosine": MIN_COSINE, "max_drop": MAX_DROP, "quick": options.quick,
         },
         "peaks": peak["peaks"],
-        "models": {},
     }  # fmt: skip
+    # Models of other runs stay: each says itself when and how it was measured.
+    result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {"models": {}}
     for name in options.models.split(","):
         print(f"{name}", flush=True)
         with tempfile.TemporaryDirectory(prefix="backends-") as temporary:
             try:
-                result["models"][name] = run_model(name, Path(temporary) / name, options, peak["peaks"])
-                print(table(name, result["models"][name]), flush=True)
+                found = run_model(name, Path(temporary) / name, options, peak["peaks"])
+                print(table(name, found), flush=True)
             except Exception as error:
                 traceback.print_exc()
-                result["models"][name] = {"error": f"{type(error).__name__}: {error}"}
+                found = {"error": f"{type(error).__name__}: {error}"}
+        result["models"][name] = run | found
         options.out.write_text(json.dumps(result, indent=1) + "\n")
     held = [
         f"{name} {mode}: {ratios['to_best_peer']}"
