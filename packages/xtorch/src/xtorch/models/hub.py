@@ -77,9 +77,9 @@ def from_hub(
     get = partial(_get, model_id, revision=revision, cache_dir=cache_dir, endpoint=endpoint)
     config = _read_config(get(_CONFIG), model_id)
     plan = _plan(config, model_id, architecture, num_classes)
-    state = _read_weights(get(_WEIGHTS), model_id)
+    published = _read_weights(get(_WEIGHTS), model_id)
     try:
-        state = plan.rename(state)
+        state = plan.rename(published)
     except KeyError as error:
         raise _unfit(model_id, f"{error.args[0]!r} is none of the architecture's names") from error
     # Sizes come from a stranger's file: nothing is allocated before they fit the weights.
