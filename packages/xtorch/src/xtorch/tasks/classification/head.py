@@ -29,7 +29,7 @@ PORTFOLIO: tuple[Params, ...] = (
     {"inverse_penalty": 0.1, "scale": "none", "views": "mirrored too", "class_weight": "balanced"},
     {"inverse_penalty": 1.0, "scale": "none", "views": "as it is", "class_weight": "none"},
 )
-"""Settings of the head that were best on other image collections (`benchmarks/tuning.py`), the best first."""
+"""Settings of the head that are tried first: from weak to strong regularisation, as they usually do well."""
 _MAX_ITERATIONS = 150
 _PATIENCE = 8
 _NEVER = -30.0
