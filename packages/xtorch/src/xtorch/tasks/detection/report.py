@@ -152,7 +152,7 @@ class Evaluation:
             y: list[float | None] = [None] * len(_RECALLS)
             if len(precision):
                 best = np.maximum.accumulate(precision[::-1])[::-1]
-                places = np.searchsorted(recall, _RECALLS - 1e-9)
+                places = np.searchsorted(recall, _RECALLS)
                 y = [float(best[place]) if place < len(best) else None for place in places]
             series.append(Series(name=self.labels[index], y=y))
         return Chart(
