@@ -35,6 +35,7 @@ import torch
 
 from xinfer import EngineBuilder, HardwareTarget, InferenceEngine, parse_task
 from xinfer.preproc import decode_image
+from xinfer.tasks.anomaly import AnomalyDetection
 from xtorch.metrics import auroc, auroc_interval, confusion
 from xtorch.tasks.anomaly import build_inputs, load_model, run
 
@@ -105,6 +106,7 @@ def measure(data: Path, *, seed: int, cache: Path, budget_s: float) -> dict[str,
         engine_scores, torch_scores = [], []
         with InferenceEngine.load(folder / "tile.engine", require_signature=False) as engine:
             manifest, receipt = engine.manifest, engine.receipt
+            assert isinstance(manifest.task, AnomalyDetection)
             threshold = manifest.task.threshold
             for item in items:
                 image_1HW3 = decode_image((data / item["path"]).read_bytes(), min_side=256)[None]
