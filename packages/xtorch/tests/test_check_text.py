@@ -16,10 +16,37 @@ from xtorch.data.text_traits import language_of, script_of
 from xtorch.data.texts import read_texts
 from xtorch.errors import DataError
 
-WORDS = """
-river stone bread paper window garden silver morning engine letter market winter music basket forest
-bridge candle ladder mirror pocket summer ticket valley wagon yellow anchor butter copper desert
-""".split()
+WORDS = [
+    "river",
+    "stone",
+    "bread",
+    "paper",
+    "window",
+    "garden",
+    "silver",
+    "morning",
+    "engine",
+    "letter",
+    "market",
+    "winter",
+    "music",
+    "basket",
+    "forest",
+    "bridge",
+    "candle",
+    "ladder",
+    "mirror",
+    "pocket",
+    "summer",
+    "ticket",
+    "valley",
+    "wagon",
+    "yellow",
+    "anchor",
+    "butter",
+    "copper",
+    "desert",
+]
 
 
 def sentences(num: int, seed: int = 0) -> list[str]:

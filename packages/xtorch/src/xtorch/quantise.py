@@ -132,7 +132,7 @@ class FakeQuantiser(nn.Module):
 
     def _as_operators(self, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
         """QuantizeLinear and DequantizeLinear: for the exporter, without values."""
-        axis = {} if self.axis is None else {"axis": self.axis}
+        axis: dict[str, Any] = {} if self.axis is None else {"axis": self.axis}
         integers = torch.onnx.ops.symbolic(
             "QuantizeLinear", (x, scale, zero_point), axis, dtype=zero_point.dtype, shape=x.shape
         )

@@ -49,6 +49,8 @@ __all__ = [
     "Float",
     "Int",
     "Outcome",
+    "Params",
+    "Space",
     "Trial",
     "TrialPruned",
     "TrialRow",

@@ -65,7 +65,7 @@ class Classifier(nn.Module):
         return torch.einsum("nfhw,nf->nhw", features_NFhw, self.backbone._fc.weight[labels_N])
 
 
-def head_map(net: efficientnet.EfficientNetLite0, x_NChw: Tensor) -> Tensor:
+def head_map(net: efficientnet.EfficientNetLite, x_NChw: Tensor) -> Tensor:
     """The last feature map, float32 [N,1280,h,w], from that of stride 32; its mean goes to the classifier."""
     features_NFhw: Tensor = F.relu6(net._bn1(net._conv_head(x_NChw)))
     return features_NFhw

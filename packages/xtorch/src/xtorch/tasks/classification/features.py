@@ -51,7 +51,7 @@ class FeatureExtractor:
 
     def __init__(self, config: ClassifierConfig, *, cache_dir: Path | None, with_maps: bool = True) -> None:
         self._config = config
-        self._net: efficientnet.EfficientNetLite0 | None = None
+        self._net: efficientnet.EfficientNetLite | None = None
         self._preprocess = Preprocess(config.input_size, mean=efficientnet.MEAN, std=efficientnet.STD)
         self._map_shape = (MAP_CHANNELS, config.map_size, config.map_size) if with_maps else (0,)
         self._length = FEATURES + math.prod(self._map_shape)

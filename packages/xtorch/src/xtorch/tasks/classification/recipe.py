@@ -306,8 +306,8 @@ class _Run:
             on_trial=lambda row: self._report_trial(_TUNE, row, finetune.MAX_TRIALS),
         )
         with torch.no_grad():
-            found.net._fc.weight /= found.temperature
-            found.net._fc.bias /= found.temperature
+            found.net._fc.weight.div_(found.temperature)
+            found.net._fc.bias.div_(found.temperature)
         best = found.search.best
         assert best is not None
         unseen_NC = softmax(found.validation_logits / found.temperature)
