@@ -172,7 +172,9 @@ def test_exported_graph_holds_integers_and_learned_scales(exported: Path, learne
     assert len(quantise) == 4
     assert all(constants[node.input[2]].dtype == np.uint8 for node in quantise)
     scales = sorted(float(constants[node.input[1]]) for node in quantise)
-    assert scales == pytest.approx(sorted(float(m.scale) for m in quantisers(learned) if m.axis is None))
+    assert scales == pytest.approx(
+        sorted(float(m.scale.detach()) for m in quantisers(learned) if m.axis is None)
+    )
 
 
 def session(path: Path, level: str, optimised: Path | None = None) -> Any:

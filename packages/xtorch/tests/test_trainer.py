@@ -238,7 +238,7 @@ def rates(config: TrainerConfig, batches: object) -> list[float]:
         def on_batch_end(self, state: TrainState) -> None:
             seen.append(state.learning_rate)
 
-    Trainer(config, [Rates()]).fit(line(), batches, loss=squared)  # type: ignore[arg-type]
+    Trainer(config, [Rates()]).fit(line(), batches, loss=squared)
     return seen
 
 
@@ -470,7 +470,7 @@ def test_settings_out_of_range_are_refused() -> None:
         {"precision": "int4"},
     ):
         with pytest.raises(SettingsError):
-            TrainerConfig(**wrong)  # type: ignore[arg-type]
+            TrainerConfig(**wrong)
     with pytest.raises(SettingsError, match="is not here"):
         Trainer(TrainerConfig(device="cuda:99")).fit(line(), line_batches, loss=squared)
     with pytest.raises(SettingsError):
