@@ -46,7 +46,9 @@ def test_names_are_exactly_these() -> None:
         "check_image_folder",
     ]
     assert all(getattr(xtorch, name) is not None for name in xtorch.__all__)
-    assert anomaly.__all__ == ["AnomalySettings", "load_model", "naive_predict", "run"]
+    assert anomaly.__all__ == [
+        *("TEMPLATE", "AnomalySettings", "build_inputs", "check", "load_model", "naive_predict", "run")
+    ]
 
 
 def test_signatures_are_what_jobs_call() -> None:
