@@ -149,6 +149,12 @@ def _unlisted(root: Path) -> None:
     write_voc(root, data, {"train": data[:14], "val": data[14:18], "test": data[18:NUM]})
 
 
+def _listed_without_file(root: Path) -> None:
+    _unlisted(root)
+    names = root / "ImageSets/Main/val.txt"
+    names.write_text(names.read_text() + "nobody\n")
+
+
 DIRTY: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
     "nothing at all": (lambda root: root.mkdir(parents=True, exist_ok=True), "image.none", "error", 0),
     "images only": (lambda root: save(root / "a.png", picture(0).pixels), "annotation.none", "error", 1),
@@ -358,7 +364,7 @@ DIRTY: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
     "copies with other boxes": (_contradiction, "duplicate.label_conflict", "warning", 2),
     "images in no part": (_unlisted, "split.unlisted", "info", 2),
     "list of unknown images": (
-        lambda root: (_unlisted(root), (root / "ImageSets/Main/val.txt").open("a").write("nobody\n")),
+        _listed_without_file,
         "split.unknown_image",
         "warning",
         1,
