@@ -446,7 +446,7 @@ def test_run_is_refused_when_template_or_dataset_are_unknown(play: Play) -> None
         run = {"name": "r", "template": "visual-anomaly-detection", "dataset": "stones"}
         bad = problem(await user.post("/v1/runs", json={**run, "template": "none"}), 400, "request.invalid")
         assert "visual-anomaly-detection" in bad["hint"]
-        soon = {**run, "template": "object-detection"}
+        soon = {**run, "template": "image-segmentation"}
         problem(await user.post("/v1/runs", json=soon), 400, "request.invalid")
         problem(await user.post("/v1/runs", json={**run, "dataset": "none"}), 404, "not_found")
         problem(await user.post("/v1/runs", json={**run, "seed": 10**30}), 400, "request.invalid")

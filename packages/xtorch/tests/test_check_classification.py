@@ -375,7 +375,7 @@ def test_pictures_of_a_fixed_set_up_can_be_divided(tmp_path: Path) -> None:
     for index in range(1, 12):
         with Image.open(root / "disc/000.png") as image:
             pixels = np.array(image)
-        pixels[index, :3] = 255
+        pixels[0, index] ^= 8
         save(Image.fromarray(pixels), root / f"disc/{index:03d}.png")
     images = inspected(root).usable
     assert len({image.group for image in images if image.label == 0}) == 1
