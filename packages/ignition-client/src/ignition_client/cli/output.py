@@ -24,7 +24,7 @@ from ignition_client.errors import (
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text.")]
 
 
-_PIPE: dict[str, Any] = {"width": 140, "soft_wrap": True}
+_PIPE: dict[str, Any] = {"width": 400, "soft_wrap": True}
 
 
 class ExitCode(IntEnum):
