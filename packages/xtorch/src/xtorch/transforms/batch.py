@@ -6,6 +6,7 @@ Shapes: N images, H height, W width, C channels, K classes.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from xtorch.errors import DataError, SettingsError
 
 
-class _BatchMix:
+class _BatchMix(ABC):
     """Batches as `collate` makes them of `ImageSample`s: ``image_NHWC`` uint8 or float32, ``target`` classes.
 
     Args:
@@ -43,11 +44,11 @@ class _BatchMix:
         mixed_NK = target_NK * (1 - share) + target_NK[order_N] * share
         return {**batch, "image_NHWC": mixed_NHWC, "target": mixed_NK}
 
+    @abstractmethod
     def mix(
         self, image_NHWC: torch.Tensor, other_NHWC: torch.Tensor, share: float, rng: np.random.Generator
     ) -> tuple[torch.Tensor, float]:
         """The mixed images, and the share of the others in them."""
-        raise NotImplementedError
 
 
 class BatchMixUp(_BatchMix):

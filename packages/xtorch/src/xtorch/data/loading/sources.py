@@ -164,9 +164,6 @@ class _Batches(Dataset[Any]):
     def __getitems__(self, task: Task) -> Fetched:
         return self._fetcher(task)
 
-    def __getitem__(self, index: int) -> Any:
-        raise NotImplementedError("batches are asked for by task")
-
     def __len__(self) -> int:
         return len(self._fetcher.dataset)
 

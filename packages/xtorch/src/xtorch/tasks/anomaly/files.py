@@ -6,7 +6,6 @@ The formats are those of ARCHITECTURE.md, 10.3 and 10.4.
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save
 
-from xtorch.errors import WeightsError
 from xtorch.models.anomaly import AnomalyConfig, AnomalyModel
-from xtorch.tasks.recipe import write_json
-
-_ARCHITECTURE = "xtorch.models.anomaly.AnomalyModel"
+from xtorch.tasks.saved import load_weights, save_weights
 
 
 def save_model(model: AnomalyModel, folder: Path) -> None:
     """Write ``model.safetensors`` and ``model.json``."""
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    (folder / "model.safetensors").write_bytes(save(state))
-    write_json(folder / "model.json", {"architecture": _ARCHITECTURE, "config": model.config.to_dict()})
+    save_weights(model, folder, model.config.to_dict())
 
 
 def load_model(folder: str | Path) -> AnomalyModel:
@@ -42,24 +35,14 @@ def load_model(folder: str | Path) -> AnomalyModel:
     Raises:
         WeightsError: a file is missing, or the two do not fit each other.
     """
-    folder = Path(folder)
-    try:
-        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        if described["architecture"] != _ARCHITECTURE:
-            raise WeightsError("model.json names another architecture.", value=described["architecture"])
-        fields = dict(described["config"])
-        if "top_fraction" in fields:  # one share, until version 0.1
-            fields["top_fractions"] = [fields.pop("top_fraction")]
-        tuples = {name: tuple(fields[name]) for name in ("strides", "top_fractions")}
-        model = AnomalyModel(AnomalyConfig(**fields | tuples))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise WeightsError(
-            f"The model cannot be loaded: {error}",
-            value=folder.name,
-            hint="the folder must be the output of a training run of this or an older version",
-        ) from error
-    return model.eval().requires_grad_(False)
+    return load_weights(folder, AnomalyModel, _rebuilt)
+
+
+def _rebuilt(config: dict[str, Any]) -> AnomalyModel:
+    if "top_fraction" in config:  # one share, until version 0.1
+        config["top_fractions"] = [config.pop("top_fraction")]
+    tuples = {name: tuple(config[name]) for name in ("strides", "top_fractions")}
+    return AnomalyModel(AnomalyConfig(**config | tuples))
 
 
 def task_spec(

@@ -29,7 +29,7 @@ from xtorch.export import export_image_model, score_parity
 from xtorch.metrics import auroc
 from xtorch.models.anomaly import AnomalyConfig, AnomalyModel, Patches
 from xtorch.progress import Progress, Stages, silent
-from xtorch.tasks.anomaly import operating_point
+from xtorch.tasks.anomaly import TEMPLATE, operating_point
 from xtorch.tasks.anomaly.candidates import Candidate, fit_gaussian, fit_head, fit_memory, score_patches
 from xtorch.tasks.anomaly.features import FeatureExtractor
 from xtorch.tasks.anomaly.files import save_model
@@ -40,7 +40,6 @@ from xtorch.tasks.anomaly.settings import AnomalySettings
 from xtorch.tasks.recipe import all_or_nothing, parse_settings, write_json
 from xtorch.tasks.report import Report
 
-TEMPLATE = "anomaly-detection"
 _CHECK, _FEATURES, _DAMAGE, _CANDIDATES, _HEAD, _EXPORT, _REPORT = (
     "Checking images",
     "Extracting features",

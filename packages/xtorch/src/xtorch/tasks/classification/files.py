@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save
 
-from xtorch.errors import WeightsError
 from xtorch.models.classifier import Classifier, ClassifierConfig
-from xtorch.tasks.recipe import write_json
-
-_ARCHITECTURE = "xtorch.models.classifier.Classifier"
+from xtorch.tasks.saved import load_weights, save_weights
 
 
 def save_model(model: Classifier, folder: Path) -> None:
     """Writes ``model.safetensors`` and ``model.json``."""
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    (folder / "model.safetensors").write_bytes(save(state))
-    write_json(folder / "model.json", {"architecture": _ARCHITECTURE, "config": model.config.to_dict()})
+    save_weights(model, folder, model.config.to_dict())
 
 
 def load_model(folder: str | Path) -> Classifier:
@@ -40,20 +33,7 @@ def load_model(folder: str | Path) -> Classifier:
     Raises:
         WeightsError: A file is missing, or the two do not fit each other.
     """
-    folder = Path(folder)
-    try:
-        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        if described["architecture"] != _ARCHITECTURE:
-            raise WeightsError("model.json names another architecture.", value=described["architecture"])
-        model = Classifier(ClassifierConfig(**described["config"]))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise WeightsError(
-            f"The model cannot be loaded: {error}",
-            value=folder.name,
-            hint="the folder must be the output of a training run of this or an older version",
-        ) from error
-    return model.eval().requires_grad_(False)
+    return load_weights(folder, Classifier, lambda config: Classifier(ClassifierConfig(**config)))
 
 
 def task_spec(config: ClassifierConfig, labels: Sequence[str]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from xtorch.export import export_image_model
 from xtorch.models import efficientnet
 from xtorch.models.classifier import Classifier, ClassifierConfig
 from xtorch.progress import Progress, Stages, silent
-from xtorch.tasks.classification import finetune, operating_point
+from xtorch.tasks.classification import TEMPLATE, finetune, operating_point
 from xtorch.tasks.classification.answers import check_parity
 from xtorch.tasks.classification.features import FeatureExtractor, Features, read_pixels
 from xtorch.tasks.classification.files import save_model
@@ -47,7 +47,6 @@ from xtorch.tasks.recipe import all_or_nothing, parse_settings, write_json
 from xtorch.tasks.report import LeaderboardRow, Report
 from xtorch.tune import TrialRow
 
-TEMPLATE = "image-classification"
 _CHECK, _FEATURES, _HEAD, _TUNE, _EXPORT, _REPORT = (
     "Checking images",
     "Extracting features",

@@ -10,22 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
-from xtorch.errors import SettingsError, WeightsError
 from xtorch.models.detector import Detector, DetectorConfig
-from xtorch.tasks.recipe import read_json, write_json
+from xtorch.tasks.saved import load_weights, save_weights
 
 METRIC = "map50"
-_ARCHITECTURE = "xtorch.models.detector.Detector"
 
 
 def save_model(model: Detector, folder: Path) -> None:
     """Writes ``model.safetensors`` and ``model.json``."""
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    (folder / "model.safetensors").write_bytes(save(state))
-    write_json(folder / "model.json", {"architecture": _ARCHITECTURE, "config": model.config.to_dict()})
+    save_weights(model, folder, model.config.to_dict())
 
 
 def load_model(folder: str | Path) -> Detector:
@@ -40,20 +34,7 @@ def load_model(folder: str | Path) -> Detector:
     Raises:
         WeightsError: a file is missing, or the two do not fit each other.
     """
-    folder = Path(folder)
-    described = read_json(folder / "model.json")
-    try:
-        if described["architecture"] != _ARCHITECTURE:
-            raise WeightsError("model.json names another architecture.", value=described["architecture"])
-        model = Detector(DetectorConfig(**described["config"]))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, SettingsError) as error:
-        raise WeightsError(
-            f"The model cannot be loaded: {error}",
-            value=folder.name,
-            hint="the folder must be the output of a training run of this or an older version",
-        ) from error
-    return model.eval().requires_grad_(False)
+    return load_weights(folder, Detector, lambda config: Detector(DetectorConfig(**config)))
 
 
 def task_spec(

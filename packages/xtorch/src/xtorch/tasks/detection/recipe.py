@@ -32,6 +32,7 @@ from xtorch.export import OnnxModel, export_image_model
 from xtorch.models.detector import Decode, Detector, DetectorConfig
 from xtorch.models.yolox import Yolox
 from xtorch.progress import Progress, Stages, silent
+from xtorch.tasks.detection import TEMPLATE
 from xtorch.tasks.detection.baselines import UsualPlaces, untrained
 from xtorch.tasks.detection.files import METRIC, save_model, task_spec
 from xtorch.tasks.detection.judge import HeldOutImages, detections, torch_outputs
@@ -52,7 +53,6 @@ from xtorch.tasks.detection.weights import published, start_from
 from xtorch.tasks.recipe import Feeds, all_or_nothing, parse_settings, write_json
 from xtorch.tasks.report import LeaderboardRow, Report
 
-TEMPLATE = "object-detection"
 DEFAULT_BUDGET_S = 480.0
 _CHECK, _PREPARE, _TRAIN, _EVALUATE, _EXPORT, _REPORT = (
     "Checking images",

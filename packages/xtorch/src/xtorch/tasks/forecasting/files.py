@@ -5,24 +5,16 @@ The formats are those of ARCHITECTURE.md, 10.3 and 10.4.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save
-
-from xtorch.errors import WeightsError
 from xtorch.models.forecast_ensemble import EnsembleConfig, ForecastEnsemble
-from xtorch.tasks.recipe import write_json
-
-_ARCHITECTURE = "xtorch.models.forecast_ensemble.ForecastEnsemble"
+from xtorch.tasks.saved import load_weights, save_weights
 
 
 def save_model(model: ForecastEnsemble, folder: Path) -> None:
     """Writes ``model.safetensors`` and ``model.json``."""
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    (folder / "model.safetensors").write_bytes(save(state))
-    write_json(folder / "model.json", {"architecture": _ARCHITECTURE, "config": model.config.to_dict()})
+    save_weights(model, folder, model.config.to_dict())
 
 
 def load_model(folder: str | Path) -> ForecastEnsemble:
@@ -31,20 +23,9 @@ def load_model(folder: str | Path) -> ForecastEnsemble:
     Raises:
         WeightsError: A file is missing, or the two do not fit each other.
     """
-    folder = Path(folder)
-    try:
-        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        if described["architecture"] != _ARCHITECTURE:
-            raise WeightsError("model.json names another architecture.", value=described["architecture"])
-        model = ForecastEnsemble(EnsembleConfig.from_dict(described["config"]))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise WeightsError(
-            f"The model cannot be loaded: {error}",
-            value=folder.name,
-            hint="the folder must be the output of a training run of this or an older version",
-        ) from error
-    return model.eval().requires_grad_(False)
+    return load_weights(
+        folder, ForecastEnsemble, lambda config: ForecastEnsemble(EnsembleConfig.from_dict(config))
+    )
 
 
 def task_spec(config: EnsembleConfig) -> dict[str, Any]:

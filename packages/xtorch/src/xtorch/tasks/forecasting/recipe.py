@@ -16,7 +16,7 @@ from xtorch.errors import ParityError
 from xtorch.export import export_tensor_model
 from xtorch.models.forecast_ensemble import ForecastEnsemble
 from xtorch.progress import Progress, Stages, silent
-from xtorch.tasks.forecasting import show
+from xtorch.tasks.forecasting import TEMPLATE, show
 from xtorch.tasks.forecasting.candidates import Candidate
 from xtorch.tasks.forecasting.choose import point_scores
 from xtorch.tasks.forecasting.files import save_model, task_spec
@@ -27,7 +27,6 @@ from xtorch.tasks.forecasting.windows import Panel, Windows
 from xtorch.tasks.recipe import all_or_nothing, parse_settings, write_json
 from xtorch.tasks.report import LeaderboardRow, Report
 
-TEMPLATE = "sales-forecasting"
 _CHECK, _TRAIN, _REFERENCE, _EXPORT, _REPORT = (
     "Checking series",
     "Training and backtesting",

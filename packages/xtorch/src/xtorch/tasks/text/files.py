@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 
 from xinfer.preproc.text import Tokenizer
 from xinfer.tasks.spec import parse_task
-from xtorch.errors import ParityError, WeightsError
+from xtorch.errors import ParityError
 from xtorch.export import export_tensor_model
 from xtorch.models.bert import SentenceEncoder, minilm_folder
-from xtorch.tasks.recipe import read_json, write_json
+from xtorch.tasks.recipe import read_json
+from xtorch.tasks.saved import load_weights, save_weights
 from xtorch.tasks.text.model import TextModel, TextModelConfig
 from xtorch.tasks.text.operating import probabilities
 from xtorch.tasks.text.tokens import Tokens
@@ -27,7 +27,6 @@ from xtorch.tasks.text.tokens import Tokens
 TOKENIZER = "assets/tokenizer.json"
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "logits"
-_ARCHITECTURE = "xtorch.tasks.text.model.TextModel"
 #: Logits are of order 10; float32 sums in another order differ by about 1e-5 of that.
 PARITY_TOLERANCE = 2e-3
 _EXAMPLE_TOKENS = 24
@@ -48,12 +47,7 @@ def save_model(model: TextModel, folder: Path, *, columns: dict[str, list[str]])
     Args:
         columns: ``text`` and ``label`` columns that were asked for, which `build_inputs` reads the data by.
     """
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    (folder / "model.safetensors").write_bytes(save(state))
-    write_json(
-        folder / "model.json",
-        {"architecture": _ARCHITECTURE, "config": model.config.to_dict(), "columns": columns},
-    )
+    save_weights(model, folder, model.config.to_dict(), columns=columns)
     (folder / TOKENIZER).parent.mkdir(exist_ok=True)
     (folder / TOKENIZER).write_bytes(tokenizer_bytes())
 
@@ -70,20 +64,7 @@ def load_model(folder: str | Path) -> TextModel:
     Raises:
         WeightsError: A file is missing, or the two do not fit each other.
     """
-    folder = Path(folder)
-    described = read_json(folder / "model.json")
-    try:
-        if described["architecture"] != _ARCHITECTURE:
-            raise WeightsError("model.json names another architecture.", value=described["architecture"])
-        model = TextModel(TextModelConfig.from_dict(described["config"]))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise WeightsError(
-            f"The model cannot be loaded: {error}",
-            value=folder.name,
-            hint="the folder must be the output of a training run of this or an older version",
-        ) from error
-    return model.eval().requires_grad_(False)
+    return load_weights(folder, TextModel, lambda config: TextModel(TextModelConfig.from_dict(config)))
 
 
 def task_spec(

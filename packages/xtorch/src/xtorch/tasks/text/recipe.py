@@ -25,6 +25,7 @@ from xtorch.errors import ColumnsError, DataError, TableError
 from xtorch.progress import Progress, Stages, silent
 from xtorch.tasks.feature_cache import FeatureCache
 from xtorch.tasks.recipe import all_or_nothing, parse_settings, write_json
+from xtorch.tasks.text import TEMPLATE
 from xtorch.tasks.text.candidates import (
     Contrastive,
     Corpus,
@@ -58,7 +59,6 @@ from xtorch.tasks.text.settings import SERVABLE, TextSettings
 from xtorch.tasks.text.split import TextSplit, split_texts
 from xtorch.tasks.text.tokens import Tokens, outputs_of, tokenise
 
-TEMPLATE = "text-classification"
 _CHECK, _EMBED, _LINEAR, _TUNE, _TEST, _EXPORT, _REPORT = (
     "Checking texts",
     "Embedding texts",
