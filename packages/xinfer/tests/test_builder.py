@@ -571,7 +571,8 @@ def test_receipt_and_manifest_are_the_documents_in_the_file(built: EnginePackage
     receipt = json.loads((folder / "receipt.json").read_bytes())
     assert receipt["accuracy"]["verdict"] == "pass"
     assert receipt["protocol"]["interleaved"] is True
-    assert receipt["candidates"][0]["settings"]["throughput_mode"]["num_streams"] == HERE.num_cores
+    # One thread for each of many inferences, or whatever the search found to be faster here.
+    assert receipt["candidates"][0]["settings"]["throughput_mode"]["num_streams"] <= HERE.num_cores
 
 
 def test_every_precision_has_a_turn_when_the_budget_is_spent_at_once(

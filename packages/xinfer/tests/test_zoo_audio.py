@@ -8,6 +8,7 @@ import struct
 import wave
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -312,11 +313,24 @@ needs_silero = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(scope="module")
+def silero_utils() -> Any:
+    """Importing it sets torch to one thread for the whole process, which other tests must not inherit."""
+    torch = pytest.importorskip("torch")
+    num_threads = torch.get_num_threads()
+    try:
+        return pytest.importorskip("silero_vad.utils_vad")
+    finally:
+        torch.set_num_threads(num_threads)
+
+
 @needs_silero
 @settings(max_examples=150, deadline=None)
 @given(probability=PROBABILITIES, cut=st.integers(0, 511))
-def test_segments_are_those_of_the_published_algorithm(probability: list[float], cut: int) -> None:
-    published = pytest.importorskip("silero_vad.utils_vad").get_speech_timestamps_from_probs
+def test_segments_are_those_of_the_published_algorithm(
+    silero_utils: Any, probability: list[float], cut: int
+) -> None:
+    published = silero_utils.get_speech_timestamps_from_probs
     spec = parse_task(SILERO)
     assert isinstance(spec, VoiceActivity)
     num_samples = max(0, 512 * len(probability) - cut)
@@ -357,9 +371,10 @@ def test_silero_hears_synthesised_speech_and_not_the_silence(silero: VoiceActivi
 
 @needs_silero
 @pytest.mark.filterwarnings("default")  # silero's own
-def test_silero_agrees_with_its_published_runner(silero: VoiceActivityDetector) -> None:
-    torch = pytest.importorskip("torch")
-    utils = pytest.importorskip("silero_vad.utils_vad")
+def test_silero_agrees_with_its_published_runner(silero: VoiceActivityDetector, silero_utils: Any) -> None:
+    import torch
+
+    utils = silero_utils
     published = utils.OnnxWrapper(
         str(Path(utils.__file__).parent / "data" / "silero_vad.onnx"), force_onnx_cpu=True
     )

@@ -61,14 +61,14 @@ def assert_torch_agrees(embedder: Embedder, texts: list[str]) -> None:
     found = embedder.embed(texts)
     # On a busy machine torch's threads wait for each other far longer than they work.
     torch.set_num_threads(1)
-    with torch.no_grad():
-        for text, vector in zip(texts, found, strict=True):
-            tokens = embedder.tokenizer.encode_batch([text])
-            expected = model(*(torch.from_numpy(tokens[n]) for n in ("input_ids", "attention_mask")))[
-                0
-            ].numpy()
-            assert float(vector @ expected) > 0.9999
-    torch.set_num_threads(num_threads)
+    try:
+        with torch.no_grad():
+            for text, vector in zip(texts, found, strict=True):
+                tokens = embedder.tokenizer.encode_batch([text])
+                arrays = (torch.from_numpy(tokens[name]) for name in ("input_ids", "attention_mask"))
+                assert float(vector @ model(*arrays)[0].numpy()) > 0.9999
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def test_vectors_are_torchs_for_short_and_long_texts(embedder: Embedder) -> None:
