@@ -159,7 +159,7 @@ def parse_history(text: str) -> list[float | None]:
     source = text
     if text == "-":
         source = sys.stdin.read()
-    elif Path(text).is_file():
+    elif _is_file(text):
         try:
             source = Path(text).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
@@ -176,3 +176,10 @@ def parse_history(text: str) -> list[float | None]:
     if not values:
         raise typer.BadParameter("there are no numbers", param_hint="--history")
     return values
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # longer than a file's name can be
+        return False
