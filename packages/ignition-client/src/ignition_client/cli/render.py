@@ -300,7 +300,7 @@ def _forecast(what: object, prediction: Prediction) -> RenderableType:
         for step in range(1, (prediction.horizon or 0) + 1)
     ]
     title = Text(f"{what}, forecast in {_ms(prediction)} ms", style="dim")
-    return Group(title, table(">step", *(f">{float(level):.0%}" for level, _ in quantiles), rows=rows))
+    return Group(title, table(">step", *(f">{100 * float(level):g}%" for level, _ in quantiles), rows=rows))
 
 
 def _ms(prediction: Prediction) -> str:
