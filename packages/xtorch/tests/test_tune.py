@@ -1,13 +1,8 @@
-"""Tuning: what is tried, when it stops, what is found, and what is left when the process is killed."""
+"""Tuning: what is tried, when it stops and what is found."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,50 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xtorch.errors import SettingsError, TrainingError, TuningError, TuningStorageError
+from xtorch.errors import SettingsError, TrainingError, TuningError
 from xtorch.space import Choice, Float, Int, Parameter, Params, active, check_params, check_space
-from xtorch.tune import Outcome, Trial, TrialPruned, Tuner, TuneResult, tune
+from xtorch.tune import Outcome, Search, Trial, TrialPruned, Tuner, tune
 
-SPACE: dict[str, Parameter] = {
-    "model": Choice(options=("linear", "tree")),
-    "rate": Float(low=1e-4, high=1.0, log=True, when=("model", ("linear",))),
-    "depth": Int(low=1, high=9, step=2, when=("model", ("tree",))),
-    "flip": Choice(options=(True, False)),
-}
-PORTFOLIO: list[Params] = [
-    {"model": "tree", "depth": 3, "flip": True},
-    {"model": "linear", "rate": 0.5, "flip": False},
-    {"model": "linear", "rate": 1e-3, "flip": False},
-]
-
-
-def objective(trial: Trial) -> float:
-    """Best is the linear model at a rate of 1e-2: 1."""
-    params: Any = trial.params
-    if params["model"] == "tree":
-        return float(0.5 - 0.02 * abs(params["depth"] - 5))
-    return float(1.0 - 0.2 * abs(np.log10(params["rate"]) + 2) - 0.05 * params["flip"])
-
-
-def rows(result: TuneResult) -> list[tuple[Any, ...]]:
-    """All of the trials but their durations."""
-    return [(row.number, dict(row.params), row.state, row.value, list(row.reports)) for row in result.trials]
-
-
-class Clock:
-    """Stands still until told to go on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s = 100.0
-        monkeypatch.setattr("xtorch.tune.time.monotonic", lambda: self.now_s)
-
+from .tune_cases import PORTFOLIO, SPACE, Clock, objective, rows
 
 # ---------------------------------------------------------------------------------------------- space
 
 
 def test_only_parameters_that_matter_have_values() -> None:
     assert active(SPACE, {"model": "tree"}) == ["model", "depth", "flip"]
-    result = tune(objective, space=SPACE, max_trials=30, seed=1)
+    result = tune(objective, Search(space=SPACE, max_trials=30, seed=1))
     for row in result.trials:
         assert check_params(SPACE, row.params) == row.params
         assert ("rate" in row.params) == (row.params["model"] == "linear")
@@ -84,7 +47,7 @@ def test_only_parameters_that_matter_have_values() -> None:
 )
 def test_portfolio_is_refused_when_a_value_is_missing_wrong_or_does_not_matter(params: Any) -> None:
     with pytest.raises(SettingsError) as caught:
-        tune(objective, space=SPACE, portfolio=[params])
+        tune(objective, Search(space=SPACE, portfolio=[params]))
     assert caught.value.code == "settings.invalid"
 
 
@@ -122,24 +85,25 @@ def test_spaces_that_make_no_sense_are_refused() -> None:
 )
 def test_arguments_are_refused_when_out_of_range(arguments: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
-        tune(objective, space=SPACE, **arguments)
+        tune(objective, Search(space=SPACE, **arguments))
 
 
 # --------------------------------------------------------------------------------------------- search
 
 
 def test_portfolio_comes_first_in_its_order() -> None:
-    result = tune(objective, space=SPACE, portfolio=PORTFOLIO, max_trials=5)
+    result = tune(objective, Search(space=SPACE, portfolio=PORTFOLIO, max_trials=5))
     assert [row.params for row in result.trials[:3]] == PORTFOLIO
     assert [row.source for row in result.trials] == ["portfolio"] * 3 + ["search"] * 2
     assert result.stop_reason == "trials"
-    short = tune(objective, space=SPACE, portfolio=PORTFOLIO, max_trials=2)
+    short = tune(objective, Search(space=SPACE, portfolio=PORTFOLIO, max_trials=2))
     assert [row.params for row in short.trials] == PORTFOLIO[:2]
 
 
 def test_search_is_the_same_with_the_same_seed_and_another_with_another() -> None:
     first, again, other = (
-        tune(objective, space=SPACE, portfolio=PORTFOLIO, max_trials=12, seed=seed) for seed in (3, 3, 4)
+        tune(objective, Search(space=SPACE, portfolio=PORTFOLIO, max_trials=12, seed=seed))
+        for seed in (3, 3, 4)
     )
     assert rows(first) == rows(again)
     assert rows(first) != rows(other)
@@ -152,7 +116,10 @@ def test_search_learns_from_trials() -> None:
     def distance(trial: Trial) -> float:
         return sum((float(trial.params[name] or 0) - goal[name]) ** 2 for name in goal)
 
-    found = [tune(distance, space=space, max_trials=40, direction="minimize", seed=seed) for seed in range(5)]
+    found = [
+        tune(distance, Search(space=space, max_trials=40, direction="minimize", seed=seed))
+        for seed in range(5)
+    ]
     drawn = np.random.default_rng(0).uniform(-1, 1, (5, 400, 40, 4))
     random = ((drawn - np.array(list(goal.values()))) ** 2).sum(-1).min(-1).mean(1)
     assert np.mean([result.best.value for result in found if result.best and result.best.value]) < 0.7 * (
@@ -165,14 +132,14 @@ def test_search_learns_from_trials() -> None:
 
 def test_nothing_is_tried_twice_and_the_search_ends_when_all_is_tried() -> None:
     space = {"a": Choice(options=("x", "y", "z")), "b": Int(low=0, high=1)}
-    result = tune(lambda trial: float(trial.params["a"] == "y"), space=space, max_trials=50)
+    result = tune(lambda trial: float(trial.params["a"] == "y"), Search(space=space, max_trials=50))
     assert result.stop_reason == "exhausted"
     assert len({json.dumps(dict(row.params)) for row in result.trials}) == len(result.trials) == 6
 
 
 def test_patience_counts_from_the_portfolio_on() -> None:
     values = iter([0.9, 0.1, 0.1, 0.5, 0.95, 0.2, 0.949, 0.2, 0.99])
-    result = tune(lambda _: next(values), space=SPACE, portfolio=PORTFOLIO, max_trials=50, patience=3)
+    result = tune(lambda _: next(values), Search(space=SPACE, portfolio=PORTFOLIO, max_trials=50, patience=3))
     assert result.stop_reason == "plateau"
     assert len(result.trials) == 8
     assert result.best is not None
@@ -182,7 +149,8 @@ def test_patience_counts_from_the_portfolio_on() -> None:
 def test_small_gains_are_no_progress() -> None:
     values = iter(np.linspace(0.9, 0.909, 40).tolist())
     result = tune(
-        lambda _: next(values), space=SPACE, portfolio=PORTFOLIO, max_trials=40, patience=4, min_delta=0.01
+        lambda _: next(values),
+        Search(space=SPACE, portfolio=PORTFOLIO, max_trials=40, patience=4, min_delta=0.01),
     )
     assert (result.stop_reason, len(result.trials)) == ("plateau", 7)
 
@@ -194,7 +162,7 @@ def test_no_trial_begins_that_would_not_end_in_time(monkeypatch: pytest.MonkeyPa
         clock.now_s += 10
         return objective(trial)
 
-    result = tune(slow, space=SPACE, budget_s=45)
+    result = tune(slow, Search(space=SPACE, budget_s=45))
     assert (result.stop_reason, len(result.trials)) == ("time", 4)
     assert result.duration_s == 40
     assert [row.duration_s for row in result.trials] == [10] * 4
@@ -207,7 +175,7 @@ def test_first_trial_always_begins(monkeypatch: pytest.MonkeyPatch) -> None:
         clock.now_s += 100
         return objective(trial)
 
-    result = tune(slow, space=SPACE, portfolio=PORTFOLIO, budget_s=1e-6)
+    result = tune(slow, Search(space=SPACE, portfolio=PORTFOLIO, budget_s=1e-6))
     assert [row.params for row in result.trials] == PORTFOLIO[:1]
     assert result.stop_reason == "time"
 
@@ -218,7 +186,8 @@ def test_best_meets_every_constraint() -> None:
         return Outcome(value=value, measured={"latency_ms": 10 * value, "other": 1.0}, facts={"epochs": 3})
 
     result = tune(
-        measured, space=SPACE, portfolio=PORTFOLIO, max_trials=25, constraints={"latency_ms": 6.0}, seed=2
+        measured,
+        Search(space=SPACE, portfolio=PORTFOLIO, max_trials=25, constraints={"latency_ms": 6.0}, seed=2),
     )
     assert result.best is not None
     assert result.best.value == max(row.value for row in result.trials if row.feasible and row.value)
@@ -231,17 +200,20 @@ def test_best_meets_every_constraint() -> None:
     # The search keeps away from what is too slow, though it scores higher.
     def share(limit: float) -> float:
         found = [
-            tune(measured, space=SPACE, portfolio=PORTFOLIO, constraints={"latency_ms": limit}, seed=seed)
+            tune(
+                measured,
+                Search(space=SPACE, portfolio=PORTFOLIO, constraints={"latency_ms": limit}, seed=seed),
+            )
             for seed in range(3)
         ]
         return float(np.mean([row.measured["latency_ms"] <= 6 for run in found for row in run.trials]))
 
     assert share(6.0) > share(100.0) + 0.1
 
-    nothing = tune(measured, space=SPACE, max_trials=4, constraints={"latency_ms": 0.0})
+    nothing = tune(measured, Search(space=SPACE, max_trials=4, constraints={"latency_ms": 0.0}))
     assert nothing.best is None
     with pytest.raises(SettingsError, match="latency_s"):
-        tune(measured, space=SPACE, constraints={"latency_s": 1.0})
+        tune(measured, Search(space=SPACE, constraints={"latency_s": 1.0}))
 
 
 def test_trials_that_fall_behind_are_ended_early() -> None:
@@ -256,7 +228,7 @@ def test_trials_that_fall_behind_are_ended_early() -> None:
             trial.report(level * (step + 1) / 4, step=step)
         return level
 
-    result = tune(curve, space=space, portfolio=portfolio, max_trials=6, warmup_steps=1)
+    result = tune(curve, Search(space=space, portfolio=portfolio, max_trials=6, warmup_steps=1))
     assert [row.state for row in result.trials] == ["complete"] * 4 + ["pruned", "complete"]
     assert steps[4] == 1
     assert result.trials[4].value == pytest.approx(0.05)
@@ -266,7 +238,7 @@ def test_trials_that_fall_behind_are_ended_early() -> None:
 
 
 def test_steps_must_rise() -> None:
-    with Tuner(space=SPACE) as tuner:
+    with Tuner(Search(space=SPACE)) as tuner:
         trial = tuner.ask()
         assert trial is not None
         trial.report(0.5, step=0)
@@ -284,7 +256,7 @@ def test_search_goes_on_when_a_trial_fails() -> None:
             raise TrainingError("The loss is nan in epoch 0.")
         return float("nan") if trial.params["flip"] else objective(trial)
 
-    result = tune(moody, space=SPACE, portfolio=PORTFOLIO, max_trials=25, seed=1)
+    result = tune(moody, Search(space=SPACE, portfolio=PORTFOLIO, max_trials=25, seed=1))
     states = {row.state for row in result.trials}
     assert states == {"complete", "failed"}
     assert result.trials[0].note == "TrainingError: The loss is nan in epoch 0."
@@ -302,17 +274,17 @@ def test_search_gives_up_when_nothing_but_failures_come() -> None:
         raise KeyError("column")
 
     with pytest.raises(TuningError, match="KeyError") as caught:
-        tune(broken, space=SPACE, portfolio=PORTFOLIO, max_trials=20)
+        tune(broken, Search(space=SPACE, portfolio=PORTFOLIO, max_trials=20))
     assert len(calls) == 3
     assert caught.value.code == "tuning.failed"
     assert isinstance(caught.value.__cause__, KeyError)
     with pytest.raises(TuningError):
-        tune(broken, space=SPACE, max_trials=1)
+        tune(broken, Search(space=SPACE, max_trials=1))
 
 
 def test_facts_that_are_no_json_are_refused() -> None:
     with pytest.raises(SettingsError, match="JSON"):
-        tune(lambda _: Outcome(value=1.0, facts={"path": Path()}), space=SPACE)
+        tune(lambda _: Outcome(value=1.0, facts={"path": Path()}), Search(space=SPACE))
 
 
 # ----------------------------------------------------------------------------------------- ask and tell
@@ -321,7 +293,7 @@ def test_facts_that_are_no_json_are_refused() -> None:
 def test_trials_may_run_side_by_side() -> None:
     told: list[int] = []
     with Tuner(
-        space=SPACE, portfolio=PORTFOLIO, max_trials=24, on_trial=lambda row: told.append(row.number)
+        Search(space=SPACE, portfolio=PORTFOLIO, max_trials=24), on_trial=lambda row: told.append(row.number)
     ) as tuner:
         gate = threading.Barrier(4)
 
@@ -338,7 +310,7 @@ def test_trials_may_run_side_by_side() -> None:
 
 
 def test_trials_that_run_elsewhere_report_by_number() -> None:
-    with Tuner(space=SPACE, portfolio=PORTFOLIO) as tuner:
+    with Tuner(Search(space=SPACE, portfolio=PORTFOLIO)) as tuner:
         asked = [tuner.ask() for _ in range(4)]
         assert [trial.number for trial in asked if trial] == [0, 1, 2, 3]
         assert tuner.report(1, 0.5, 0) is False
@@ -352,153 +324,9 @@ def test_trials_that_run_elsewhere_report_by_number() -> None:
     assert result.stop_reason is None
 
 
-# --------------------------------------------------------------------------------------- interruption
-
-
-class Interrupted(BaseException):
-    """Stands for SIGTERM's exception."""
-
-
-@pytest.mark.parametrize("at", [0, 2, 3, 7])
-def test_interrupted_search_ends_as_if_nothing_had_happened(tmp_path: Path, at: int) -> None:
-    arguments: dict[str, Any] = {"space": SPACE, "portfolio": PORTFOLIO, "max_trials": 10, "seed": 5}
-
-    def curve(trial: Trial) -> float:
-        value = objective(trial)
-        for step in range(3):
-            trial.report(value * (step + 1), step=step)
-        return value
-
-    def interrupted(trial: Trial) -> float:
-        if trial.number == at:
-            trial.report(10.0, step=0)
-            raise Interrupted
-        return curve(trial)
-
-    path = tmp_path / "search.jsonl"
-    with pytest.raises(Interrupted):
-        tune(interrupted, storage=path, **arguments)
-    ran: list[int] = []
-
-    def counted(trial: Trial) -> float:
-        ran.append(trial.number)
-        return curve(trial)
-
-    again = tune(counted, storage=path, **arguments)
-    assert ran == list(range(at, 10))
-    assert rows(again) == rows(tune(curve, **arguments))
-
-    # All is there already.
-    assert rows(tune(lambda _: pytest.fail("ran again"), storage=path, **arguments)) == rows(again)
-    # A larger search goes on from there.
-    more = tune(curve, storage=path, **(arguments | {"max_trials": 12}))
-    assert rows(more) == rows(tune(curve, **(arguments | {"max_trials": 12})))
-
-
-def test_time_of_interrupted_runs_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
-
-    def slow(trial: Trial) -> float:
-        clock.now_s += 10
-        if clock.now_s == 130 and trial.number == 2:
-            raise Interrupted
-        return objective(trial)
-
-    path = tmp_path / "search.jsonl"
-    with pytest.raises(Interrupted):
-        tune(slow, space=SPACE, storage=path, budget_s=45)
-    result = tune(slow, space=SPACE, storage=path, budget_s=45)
-    assert (result.stop_reason, len(result.trials), result.duration_s) == ("time", 4, 40)
-
-
-@pytest.mark.faults
-def test_killed_search_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    script = tmp_path / "search.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import os, signal, sys
-            from xtorch.tune import Float, Int, tune
-
-            SPACE = {"x": Float(low=0, high=1), "n": Int(low=0, high=3)}
-
-            def objective(trial):
-                if sys.argv[2] == str(trial.number):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return (trial.params["x"] - 0.3) ** 2 + trial.params["n"]
-
-            result = tune(
-                objective, space=SPACE, portfolio=[{"x": 0.9, "n": 3}, {"x": 0.1, "n": 1}],
-                direction="minimize", max_trials=9, seed=11, storage=sys.argv[1],
-            )
-            print([(row.number, dict(row.params), row.value) for row in result.trials])
-            """
-        )
-    )
-
-    def run(log: str, kill: int) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(script), str(tmp_path / log), str(kill)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"PYTHONWARNINGS": "error"},
-        )
-
-    whole = run("whole.jsonl", -1)
-    assert whole.returncode == 0, whole.stderr
-    for kill in (1, 6):
-        assert run("killed.jsonl", kill).returncode == -signal.SIGKILL
-    again = run("killed.jsonl", -1)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout == whole.stdout
-    assert whole.stdout.count("'x'") == 9
-
-
-@pytest.mark.parametrize("cut", [1, 20, 60])
-def test_unfinished_line_is_dropped(tmp_path: Path, cut: int) -> None:
-    arguments: dict[str, Any] = {"space": SPACE, "portfolio": PORTFOLIO, "max_trials": 6, "seed": 2}
-    path = tmp_path / "search.jsonl"
-    whole = tune(objective, storage=path, **arguments)
-    data = path.read_bytes()
-    path.write_bytes(data[:-cut])
-    assert rows(tune(objective, storage=path, **arguments)) == rows(whole)
-    assert all(json.loads(line) for line in path.read_bytes().splitlines())
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"seed": 3}, {"identity": "other data"}, {"direction": "minimize"}, {"portfolio": PORTFOLIO[:1]}],
-)
-def test_journal_of_another_search_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    path = tmp_path / "search.jsonl"
-    tune(objective, space=SPACE, max_trials=2, storage=path)
-    before = path.read_bytes()
-    with pytest.raises(TuningStorageError, match="another search"):
-        tune(objective, space=SPACE, max_trials=2, storage=path, **change)
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("content", [b"{}\n", b"[1]\n", b"no json\n", b'{"kind": "search", "version": 9}\n'])
-def test_damaged_journal_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "search.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(TuningStorageError, match="damaged") as caught:
-        tune(objective, space=SPACE, storage=path)
-    assert caught.value.code == "tuning.storage"
-    assert path.read_bytes() == content
-
-
-def test_journal_that_is_in_use_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "search.jsonl"
-    with Tuner(space=SPACE, storage=path), pytest.raises(TuningStorageError, match="Another process"):
-        Tuner(space=SPACE, storage=path)
-    Tuner(space=SPACE, storage=path).close()
-
-
 def test_pruned_passes_through_broad_handlers_of_errors_only() -> None:
     assert issubclass(TrialPruned, Exception)
-    with Tuner(space=SPACE, portfolio=PORTFOLIO) as tuner:
+    with Tuner(Search(space=SPACE, portfolio=PORTFOLIO)) as tuner:
         for _ in range(4):
             trial = tuner.ask()
             assert trial is not None

@@ -26,7 +26,7 @@ from xtorch.models.classifier import Tail
 from xtorch.tasks.classification.features import Features
 from xtorch.tasks.classification.head import LinearHead
 from xtorch.trainer import Trainer, TrainerConfig
-from xtorch.tune import Choice, Float, Outcome, Params, Space, Trial, TrialRow, TuneResult, tune
+from xtorch.tune import Choice, Float, Outcome, Params, Search, Space, Trial, TrialRow, TuneResult, tune
 
 SPACE: Space = {
     "learning_rate": Float(low=3e-5, high=2e-3, log=True),
@@ -107,14 +107,16 @@ def fine_tune(
 
     search = tune(
         objective,
-        space=SPACE,
-        portfolio=PORTFOLIO,
-        budget_s=budget_s,
-        max_trials=MAX_TRIALS,
-        patience=2,
-        direction="minimize",
-        seed=seed,
-        warmup_steps=1,
+        Search(
+            space=SPACE,
+            portfolio=PORTFOLIO,
+            budget_s=budget_s,
+            max_trials=MAX_TRIALS,
+            patience=2,
+            direction="minimize",
+            seed=seed,
+            warmup_steps=1,
+        ),
         on_trial=on_trial,
     )
     value, net, logits_NC, temperature = best[0]

@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from xtorch.class_metrics import fit_temperature, log_loss, softmax
-from xtorch.tune import Choice, Float, Outcome, Params, Space, Trial, TrialRow, TuneResult, tune
+from xtorch.tune import Choice, Float, Outcome, Params, Search, Space, Trial, TrialRow, TuneResult, tune
 
 SPACE: Space = {
     "inverse_penalty": Float(low=1e-4, high=10.0, log=True),
@@ -133,7 +133,8 @@ def tune_head(
     Args:
         features_NVF, labels_N: Of all images but the test part's.
         folds_N: Fold of each.
-        budget_s, max_trials, seed, storage, identity, on_trial: See `xtorch.tune.Tuner`.
+        budget_s, max_trials, seed, identity: See `xtorch.tune.Search`.
+        storage, on_trial: See `xtorch.tune.tune`.
 
     Raises:
         TuningError: No settings gave a result.
@@ -151,16 +152,18 @@ def tune_head(
 
     search = tune(
         objective,
-        space=SPACE,
-        portfolio=PORTFOLIO,
-        budget_s=budget_s,
-        max_trials=max_trials,
-        patience=_PATIENCE,
-        min_delta=1e-3,
-        direction="minimize",
-        seed=seed,
+        Search(
+            space=SPACE,
+            portfolio=PORTFOLIO,
+            budget_s=budget_s,
+            max_trials=max_trials,
+            patience=_PATIENCE,
+            min_delta=1e-3,
+            direction="minimize",
+            seed=seed,
+            identity=identity,
+        ),
         storage=storage,
-        identity=identity,
         on_trial=on_trial,
     )
     best = search.best
