@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,18 +22,29 @@ from torch import Tensor, nn
 from xtorch.errors import WeightsError
 from xtorch.models.mobile_blocks import scaled_channels
 
-# (repeats, kernel, stride of the first, expansion, output channels), paper's table 1.
-_STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
+
+class Stage(NamedTuple):
+    """Blocks of one resolution; only the first has the stride."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+STAGES = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
 )
-_STEM_CHANNELS = 32
-_HEAD_CHANNELS = 1280
+"""EfficientNet-B0, the paper's table 1; all others are scaled from it."""
+STEM_CHANNELS = 32
+HEAD_CHANNELS = 1280
 
 #: Input normalisation: (x - MEAN) / STD of RGB values in 0..255.
 MEAN = 127.0
@@ -116,14 +128,14 @@ class EfficientNetLite(nn.Module):
         super().__init__()
         if max_stride not in _LAST_STAGES:
             raise ValueError(f"max_stride must be one of {sorted(_LAST_STAGES)}, got {max_stride}")
-        self._conv_stem = SameConv2d(3, _STEM_CHANNELS, 3, 2, bias=False)
-        self._bn0 = _batch_norm(_STEM_CHANNELS)
+        self._conv_stem = SameConv2d(3, STEM_CHANNELS, 3, 2, bias=False)
+        self._bn0 = _batch_norm(STEM_CHANNELS)
         blocks: list[nn.Module] = []
         ends: list[tuple[int, int]] = []
-        inputs = _STEM_CHANNELS
-        for stage, (repeats, kernel, stride, expansion, channels) in enumerate(_STAGES):
+        inputs = STEM_CHANNELS
+        for stage, (repeats, kernel, stride, expansion, channels) in enumerate(STAGES):
             outputs = scaled_channels(channels * width)
-            fixed = stage in (0, len(_STAGES) - 1)
+            fixed = stage in (0, len(STAGES) - 1)
             for repeat in range(repeats if fixed else math.ceil(repeats * depth)):
                 blocks.append(
                     MBConv(
@@ -141,9 +153,9 @@ class EfficientNetLite(nn.Module):
         self._blocks = nn.ModuleList(blocks[: last_block + 1])
         self.num_classes = num_classes
         if num_classes is not None:
-            self._conv_head = SameConv2d(inputs, _HEAD_CHANNELS, 1, bias=False)
-            self._bn1 = _batch_norm(_HEAD_CHANNELS)
-            self._fc = nn.Linear(_HEAD_CHANNELS, num_classes)
+            self._conv_head = SameConv2d(inputs, HEAD_CHANNELS, 1, bias=False)
+            self._bn1 = _batch_norm(HEAD_CHANNELS)
+            self._fc = nn.Linear(HEAD_CHANNELS, num_classes)
 
     def features(self, x_NCHW: Tensor, strides: Sequence[int]) -> list[Tensor]:
         """Feature maps at the given strides.

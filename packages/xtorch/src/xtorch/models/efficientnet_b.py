@@ -13,24 +13,13 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from xtorch.models.efficientnet import HEAD_CHANNELS, STAGES, STEM_CHANNELS
 from xtorch.models.mobile_blocks import InvertedResidual, SqueezeExcitation, conv_norm, initialise
 
 #: Input normalisation: (x - MEAN) / STD of RGB values in 0..1, per channel.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-# (expansion, kernel, stride of the first, output channels, repeats), the paper's table 1.
-_STAGES = (
-    (1, 3, 1, 16, 1),
-    (6, 3, 2, 24, 2),
-    (6, 5, 2, 40, 2),
-    (6, 3, 2, 80, 3),
-    (6, 5, 1, 112, 3),
-    (6, 5, 2, 192, 4),
-    (6, 3, 1, 320, 1),
-)
-_STEM_CHANNELS = 32
-_HEAD_CHANNELS = 1280
 _SQUEEZE = 4
 """Channels of a block's input per squeezed channel."""
 
@@ -46,10 +35,10 @@ class EfficientNetB0(nn.Module):
 
     def __init__(self, *, num_classes: int = 1000, dropout: float = 0.2, drop_rate: float = 0.2) -> None:
         super().__init__()
-        features = [conv_norm(3, _STEM_CHANNELS, 3, norm=nn.BatchNorm2d, activation=nn.SiLU, stride=2)]
-        total = sum(stage[-1] for stage in _STAGES)
-        inputs, done = _STEM_CHANNELS, 0
-        for expansion, kernel, stride, outputs, repeats in _STAGES:
+        features = [conv_norm(3, STEM_CHANNELS, 3, norm=nn.BatchNorm2d, activation=nn.SiLU, stride=2)]
+        total = sum(stage.repeats for stage in STAGES)
+        inputs, done = STEM_CHANNELS, 0
+        for repeats, kernel, stride, expansion, outputs in STAGES:
             blocks: list[nn.Module] = []
             for repeat in range(repeats):
                 hidden = inputs * expansion
@@ -70,9 +59,9 @@ class EfficientNetB0(nn.Module):
                 )
                 inputs, done = outputs, done + 1
             features.append(nn.Sequential(*blocks))
-        features.append(conv_norm(inputs, _HEAD_CHANNELS, 1, norm=nn.BatchNorm2d, activation=nn.SiLU))
+        features.append(conv_norm(inputs, HEAD_CHANNELS, 1, norm=nn.BatchNorm2d, activation=nn.SiLU))
         self.features = nn.Sequential(*features)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(_HEAD_CHANNELS, num_classes))
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(HEAD_CHANNELS, num_classes))
         initialise(self)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
