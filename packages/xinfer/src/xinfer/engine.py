@@ -72,6 +72,7 @@ class InferenceEngine:
     def __init__(
         self,
         package: EnginePackage,
+        manifest: Manifest,
         folder: Path,
         model: CompiledModel,
         settings: RuntimeSettings,
@@ -79,8 +80,7 @@ class InferenceEngine:
         temporary: Path | None,
     ) -> None:
         """For `load` only."""
-        # The unpacked folder is what the signature vouches for, so the documents come from there.
-        self.manifest = Manifest.from_json((folder / "manifest.json").read_bytes())
+        self.manifest = manifest
         self.receipt = Receipt.from_json((folder / "receipt.json").read_bytes())
         self.labels = read_labels((folder / "labels.json").read_bytes())
         self.task: TaskSpec | None = self.manifest.task
@@ -162,6 +162,7 @@ class InferenceEngine:
                 signing.verify_folder(folder, public_key)
             if trust is not None:
                 trust.check(folder, package.manifest)
+            # The unpacked folder is what the signature vouches for, so the documents come from there.
             manifest = Manifest.from_json((folder / "manifest.json").read_bytes())
             if manifest != package.manifest:
                 raise PackageError(
@@ -175,7 +176,7 @@ class InferenceEngine:
             blobs = None if cache_dir is None else Path(cache_dir) / "compiled"
             for attempt in range(1, LOAD_ATTEMPTS + 1):
                 model = get_backend(manifest.backend).load(folder / "artifact", settings, cache_dir=blobs)
-                engine = cls(package, folder, model, settings, temporary=temporary)
+                engine = cls(package, manifest, folder, model, settings, temporary=temporary)
                 try:
                     check_golden(engine)
                 except VerificationError as error:
