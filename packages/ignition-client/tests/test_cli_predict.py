@@ -86,6 +86,13 @@ def test_predict_sends_text_and_history_as_json(api: FakeApi, ignition: Ignition
     assert {kind for _, kind in sent} == {"application/json"}
 
 
+def test_predict_takes_more_numbers_than_a_files_name_has_letters(api: FakeApi, ignition: Ignition) -> None:
+    full_api(api)
+    api.routes["POST /v1/endpoints/bolts/predict"] = {**BASE, **TEXTS}
+    assert ignition("predict", "bolts", "--history", ",".join(["10.5"] * 2000), "--json")[0] == 0
+    assert json.loads(api.requests[-1][2]) == {"history": [10.5] * 2000}
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
