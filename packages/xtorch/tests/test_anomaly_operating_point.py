@@ -6,9 +6,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from xtorch.errors import SettingsError
+from xtorch.tasks.anomaly.candidates import Candidate
 from xtorch.tasks.anomaly.operating_point import by_false_alarms, by_misses, choose, tolerance_rank
+from xtorch.tasks.anomaly.selection import select
 
 
 @pytest.mark.parametrize(("rate", "num"), [(0.05, 59), (0.01, 299), (0.1, 29)])
@@ -70,6 +74,45 @@ def test_misses_are_bounded_from_below() -> None:
     assert point.promise.at_most == 0.02
     assert point.threshold < 5 - 2.0537  # the 2 % quantile
     assert (rng.normal(5, 1, 20_000) < point.threshold).mean() < 0.02
+
+
+def test_promised_misses_hold_for_the_chosen_of_several_scores() -> None:
+    """Of eight scores the one with the highest threshold is taken."""
+    rng = np.random.default_rng(1)
+    defective = rng.uniform(size=(600, 8, 150))
+
+    def share_kept(num_compared: int) -> float:
+        points = [
+            max(by_misses(scores, 0.05, num_compared=num_compared).threshold for scores in draws)
+            for draws in defective
+        ]
+        return float((np.array(points) <= 0.05).mean())
+
+    assert share_kept(8) >= 0.93
+    assert share_kept(1) < 0.9
+
+
+def test_every_fit_that_validation_chose_from_counts_as_compared() -> None:
+    labels = np.repeat([0, 1], [8, 4])
+    values = torch.rand(12, 6, 6, generator=torch.Generator().manual_seed(0))
+
+    def candidate(name: str, num_fits: int) -> Candidate:
+        return Candidate(
+            name=name,
+            title=name,
+            scorer_kind=name,
+            scorer=nn.Identity(),
+            scorer_size=1,
+            top_fractions=(0.1,),
+            fit_s=0.0,
+            settings={},
+            num_fits=num_fits,
+            values={"validation": values},
+        )
+
+    # Three ways of pooling each: its own and two more.
+    assert select([candidate("memory", 1)], labels).num_compared == 3
+    assert select([candidate("memory", 1), candidate("head", 7)], labels).num_compared == 3 + 7 * 3
 
 
 def test_good_image_on_the_threshold_is_accepted() -> None:

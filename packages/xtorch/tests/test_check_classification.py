@@ -278,13 +278,13 @@ def test_data_that_cannot_be_learned_from_is_refused(
     counts: dict[str, int], code: str, tmp_path: Path
 ) -> None:
     found = inspected(shapes.write(tmp_path / "data", counts) if counts else tmp_path)
-    assert [error["code"] for error in found.errors] == [code]
+    assert [error.code for error in found.errors] == [code]
 
 
 def test_images_without_folders_are_refused(tmp_path: Path) -> None:
     for seed in range(12):
         save(shape(seed), tmp_path / f"{seed}.png")
-    assert [error["code"] for error in inspected(tmp_path).errors] == ["image.none"]
+    assert [error.code for error in inspected(tmp_path).errors] == ["image.none"]
 
 
 def test_given_test_part_is_checked(tmp_path: Path) -> None:

@@ -165,34 +165,36 @@ class OnnxModel:
 def score_parity(
     model: nn.Module, path: Path, images: Sequence[np.ndarray], *, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compare an exported model's first output with its source.
+    """Compare an exported model's first output with its source's.
 
     Args:
-        model: the source, in evaluation mode.
+        model: the source, in evaluation mode; it gives a tensor, or several of which the first is compared.
         path: the ONNX file.
-        images: uint8 [H,W,3], of any sizes.
-        tolerance: largest accepted absolute difference of the scores.
+        images: uint8 [H,W,3], of any sizes; at least one.
+        tolerance: largest accepted difference, as a share of the largest value (of 1 where that is less):
+            float32 sums in another order differ by about 1e-5 of it.
 
     Returns:
-        Scores of source and export, float32 [number of images] each.
+        The output of source and export, float32 [N,...] each.
 
     Raises:
-        ParityError: a score differs by more than `tolerance`, or is not finite.
+        ParityError: a value differs by more than that, or is not finite.
     """
     exported = OnnxModel(path)
-    source_N = np.empty(len(images), dtype=np.float32)
-    onnx_N = np.empty(len(images), dtype=np.float32)
-    for index, image_HWC in enumerate(images):
-        batch_NHWC = np.ascontiguousarray(image_HWC[None])
+    sources, onnxes = [], []
+    for image_HW3 in images:
+        batch_1HW3 = np.ascontiguousarray(image_HW3[None])
         with torch.inference_mode():
-            source_N[index] = float(model(torch.from_numpy(batch_NHWC))[0])
-        onnx_N[index] = float(exported(batch_NHWC)[0][0])
-    worst = float(np.max(np.abs(source_N - onnx_N), initial=0.0))
-    if not np.isfinite(onnx_N).all() or not worst <= tolerance:
+            given = model(torch.from_numpy(batch_1HW3))
+        sources.append((given if isinstance(given, torch.Tensor) else given[0]).numpy())
+        onnxes.append(exported(batch_1HW3)[0])
+    source, onnx = np.concatenate(sources), np.concatenate(onnxes)
+    worst, limit = float(np.abs(source - onnx).max()), tolerance * max(1.0, float(np.abs(source).max()))
+    if not np.isfinite(onnx).all() or not worst <= limit:
         raise ParityError(
             f"The exported model's scores differ from the source's by up to {worst:.2g}, "
-            f"more than {tolerance:.2g}.",
+            f"more than {limit:.2g}.",
             value=worst,
             hint="this is a defect of the export: report it with the versions of torch and onnxscript",
         )
-    return source_N, onnx_N
+    return source, onnx

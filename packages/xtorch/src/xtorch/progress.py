@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 
@@ -96,6 +96,35 @@ class Stages:
             message=message,
             metrics=metrics,
         )
+
+    def within(self, stage: str) -> Progress:
+        """A `Progress` for a function that knows nothing of stages: its share becomes one of `stage`."""
+
+        def report(
+            _: str,
+            /,
+            *,
+            progress: float | None = None,
+            eta_s: float | None = None,  # noqa: ARG001
+            message: str = "",
+            metrics: Mapping[str, float] | None = None,
+        ) -> None:
+            self.report(stage, progress or 0.0, message=message, metrics=metrics)
+
+        return report
+
+    def counter(self, stage: str, things: str) -> Callable[[int, int], None]:
+        """Reports (done, total) as a share of `stage`: "12 of 340 images"."""
+
+        def report(done: int, total: int) -> None:
+            self.report(stage, done / total if total else 1.0, message=f"{done} of {total} {things}")
+
+        return report
+
+    def finish(self) -> None:
+        """All is done."""
+        self.report(list(self._share)[-1], 1.0)
+        self.close()
 
     def close(self) -> None:
         """End the stage that is running, for `timings_s`."""

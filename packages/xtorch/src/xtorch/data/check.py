@@ -14,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from xtorch.data.duplicates import connected, exact_groups, near_pairs
-from xtorch.data.findings import MAX_EXAMPLES, CheckReport, ClassCount, Findings
+from xtorch.data.findings import MAX_EXAMPLES, CheckReport, ClassCount, Finding, Findings
 from xtorch.data.images import ImageFacts, image_facts
 from xtorch.data.layout import DEFECTIVE, OK, ImageFile, ImageFolder, scan_image_folder
 from xtorch.data.masks import mask_problem
+from xtorch.picks import evenly
 from xtorch.progress import Progress, silent
 
 MIN_OK = 20
@@ -47,15 +48,11 @@ class UsableImage:
 class Inspection:
     """Result of the data check: the report for people and what may be used."""
 
-    folder: ImageFolder
     report: dict[str, Any]
     """Fields of `wire.CheckReport`."""
     usable: list[UsableImage] = field(default_factory=list)
-
-    @property
-    def errors(self) -> list[dict[str, Any]]:
-        """Findings that block training."""
-        return [finding for finding in self.report["findings"] if finding["severity"] == "error"]
+    errors: list[Finding] = field(default_factory=list)
+    """Findings that block training."""
 
 
 def check_image_folder(root: str | Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -97,7 +94,7 @@ def inspect_images(folder: ImageFolder, progress: Progress | None = None) -> Ins
         findings=findings.sorted(),
         duration_s=round(time.monotonic() - started, 3),
     )
-    return Inspection(folder=folder, report=report.to_dict(), usable=kept)
+    return Inspection(report=report.to_dict(), usable=kept, errors=findings.errors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +173,7 @@ def _report_files(folder: ImageFolder, facts: Sequence[ImageFacts], findings: Fi
     findings.add(
         "file.not_image",
         "info",
-        "{num} file{s} that are no images",
+        "{num} file{s} other than images",
         "They are ignored. Images are JPEG, PNG, BMP, WebP and TIFF files.",
         folder.other_files,
     )
@@ -429,13 +426,11 @@ def _report_counts(folder: ImageFolder, usable: Sequence[UsableImage], findings:
 
 
 def _classes(images: Sequence[ImageFile], readable: Sequence[int]) -> list[ClassCount]:
-    """Examples are spread evenly over the files."""
     by_class: dict[str, list[str]] = {}
     for i in readable:
         by_class.setdefault(images[i].class_name, []).append(images[i].path)
     ordered = sorted(by_class.items(), key=lambda item: (item[0] != "ok", item[0]))
-    classes = []
-    for name, paths in ordered:
-        picks = np.linspace(0, len(paths) - 1, min(MAX_EXAMPLES, len(paths))).round().astype(int)
-        classes.append(ClassCount(name=name, num_items=len(paths), examples=[paths[int(k)] for k in picks]))
-    return classes
+    return [
+        ClassCount(name=name, num_items=len(paths), examples=evenly(paths, MAX_EXAMPLES))
+        for name, paths in ordered
+    ]

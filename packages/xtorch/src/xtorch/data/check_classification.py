@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from xtorch.data.check import UsableImage, examine_files, image_size_facts
 from xtorch.data.classes import ClassFolder, scan_classes
-from xtorch.data.findings import MAX_EXAMPLES, CheckReport, ClassCount, Findings
+from xtorch.data.findings import MAX_EXAMPLES, CheckReport, ClassCount, Finding, Findings
 from xtorch.data.layout import ImageFile, ImageFolder
+from xtorch.picks import evenly
 from xtorch.progress import Progress
 
 MIN_PER_CLASS = 5
@@ -33,16 +32,13 @@ class ClassInspection:
         report: Fields of `wire.CheckReport`.
         labels: Names of the classes that training may use, sorted.
         usable: Images of these classes; `UsableImage.label` is a number of `labels`.
+        errors: Findings that block training.
     """
 
     report: dict[str, Any]
     labels: tuple[str, ...]
     usable: list[UsableImage]
-
-    @property
-    def errors(self) -> list[dict[str, Any]]:
-        """Findings that block training."""
-        return [finding for finding in self.report["findings"] if finding["severity"] == "error"]
+    errors: list[Finding]
 
 
 def check(dataset_dir: str | Path, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -95,7 +91,7 @@ def inspect_classes(folder: ClassFolder, progress: Progress | None = None) -> Cl
     readable: dict[str, list[str]] = defaultdict(list)
     for index in examined.readable:
         readable[folder.images[index].name].append(folder.images[index].path)
-    facts = {"Classes": str(len(labels))} | image_size_facts(
+    facts = {"Classes used": str(len(labels))} | image_size_facts(
         [(examined.facts[index].width, examined.facts[index].height) for index in examined.readable]
     )
     if folder.table is not None:
@@ -107,14 +103,14 @@ def inspect_classes(folder: ClassFolder, progress: Progress | None = None) -> Cl
         num_items=len(usable),
         size_bytes=folder.size_bytes,
         classes=[
-            ClassCount(name=name, num_items=len(paths), examples=_spread(paths))
+            ClassCount(name=name, num_items=len(paths), examples=evenly(paths, MAX_EXAMPLES))
             for name, paths in sorted(readable.items())
         ],
         facts=facts,
         findings=findings.sorted(),
         duration_s=round(time.monotonic() - started, 3),
     )
-    return ClassInspection(report=report.to_dict(), labels=labels, usable=usable)
+    return ClassInspection(report=report.to_dict(), labels=labels, usable=usable, errors=findings.errors)
 
 
 def _report_labels(folder: ClassFolder, names: Sequence[str], findings: Findings) -> None:
@@ -220,7 +216,7 @@ def _report_counts(
             "class.imbalance",
             "warning",
             f"{most[1]} images of {_listed([labels[most[0]]])}, {least[1]} of {_listed([labels[least[0]]])}",
-            "Rare classes are weighted more in training; more images of them help most.",
+            "Training tries giving rare classes more weight; more images of them help most.",
             num=most[1],
         )
     _report_test(labels, Counter(image.label for image in usable if image.part == "test"), findings)
@@ -252,9 +248,3 @@ def _listed(names: Sequence[str]) -> str:
     """Some names, with braces doubled: titles are format strings."""
     shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if len(names) > _SHOWN_NAMES else "")
     return shown.replace("{", "{{").replace("}", "}}")
-
-
-def _spread(paths: Sequence[str]) -> list[str]:
-    """Examples, evenly over the files."""
-    picks = np.linspace(0, len(paths) - 1, min(MAX_EXAMPLES, len(paths))).round().astype(int)
-    return [paths[int(pick)] for pick in picks]

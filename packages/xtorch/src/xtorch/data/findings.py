@@ -6,8 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from xtorch.errors import ColumnsError, DataError, LayoutError, TableError, TooFewImagesError
+
 MAX_PATHS = 50
 MAX_EXAMPLES = 12
+_ERRORS: dict[str, type[DataError]] = {
+    "annotation.none": LayoutError,
+    "class.one": TooFewImagesError,
+    "columns.unclear": ColumnsError,
+    "file.unreadable": TableError,
+    "image.none": LayoutError,
+    "image.too_few": TooFewImagesError,
+    "layout.unknown": LayoutError,
+    "ok.too_few": TooFewImagesError,
+}
+"""What findings are as exceptions; a `DataError` where nothing stands here."""
 
 Severity = Literal["error", "warning", "info"]
 
@@ -72,6 +85,20 @@ class Findings:
         """Errors first."""
         order = {"error": 0, "warning": 1, "info": 2}
         return sorted(self._found, key=lambda finding: order[finding.severity])
+
+
+def refuse(errors: Iterable[Finding]) -> None:
+    """Turns a check's first error into an exception: training does not begin.
+
+    Args:
+        errors: Findings that block training.
+
+    Raises:
+        DataError: There is one; of the kind that its code stands for.
+    """
+    for finding in errors:
+        kind = _ERRORS.get(finding.code, DataError)
+        raise kind(f"{finding.title}.", value=finding.num, hint=finding.hint)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,11 @@ A recipe describes what to show; the Hub draws it without knowing the task.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 SCHEMA_VERSION = 2
 
@@ -158,3 +160,18 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+def parity(source: np.ndarray, onnx: np.ndarray, metric: Callable[[np.ndarray], float]) -> dict[str, Any]:
+    """`Report.parity`.
+
+    Args:
+        source, onnx: What the trained model and its export gave for the same samples, [N,...].
+        metric: Of either.
+    """
+    return {
+        "num_samples": len(source),
+        "max_abs_diff": float(np.abs(source - onnx).max()),
+        "metric_source": metric(source),
+        "metric_onnx": metric(onnx),
+    }

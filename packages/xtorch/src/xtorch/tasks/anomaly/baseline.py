@@ -13,18 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from xinfer.preproc import decode_image
 from xtorch.data.check import UsableImage
+from xtorch.tasks.images import read_pixels
 
 _MIN_SIDE_PX = 64
 
 
 def mean_colours(root: Path, images: Sequence[UsableImage]) -> np.ndarray:
     """Mean of red, green and blue of each image, float64 [N,3] in 0..255."""
-    colours = [
-        decode_image((root / image.path).read_bytes(), min_side=_MIN_SIDE_PX).mean(axis=(0, 1))
-        for image in images
-    ]
+    colours = [read_pixels(root, image.path, _MIN_SIDE_PX).mean(axis=(0, 1)) for image in images]
     return np.array(colours, dtype=np.float64).reshape(-1, 3)
 
 

@@ -5,7 +5,7 @@ Shapes: N images, C channels, h and w rows and columns of the patch grid, P patc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,7 +165,12 @@ def fit_head(
 
 @dataclass(kw_only=True)
 class Candidate:
-    """A fitted scorer with what it gave on validation."""
+    """A fitted scorer with what it gave on validation.
+
+    Attributes:
+        num_fits: Of how many the validation part chose it.
+        values: Part of the split -> patch values [N,h,w].
+    """
 
     name: str
     title: str
@@ -176,13 +181,10 @@ class Candidate:
     fit_s: float
     settings: dict[str, Any]
     note: str = ""
+    num_fits: int = 1
     validation_auroc: float | None = None
     values: dict[str, Tensor] = field(default_factory=dict)
-    """Part of the split -> patch values [N,h,w]."""
 
     def scores(self, part: str) -> np.ndarray:
         """Image scores of a part, float32 [N]."""
         return pooled(self.values[part], self.top_fractions).numpy()
-
-
-Fit = Callable[[], Candidate]

@@ -5,16 +5,14 @@ The formats are those of ARCHITECTURE.md, 10.3 and 10.4.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 
 from xtorch.models.anomaly import AnomalyConfig, AnomalyModel
+from xtorch.tasks.images import plain_input
 from xtorch.tasks.saved import load_weights, save_weights
 
 
@@ -69,8 +67,8 @@ def task_spec(
 def naive_predict(model: AnomalyModel, data: bytes) -> tuple[float, np.ndarray]:
     """The pipeline that most people deploy, as the peer that engines are compared with.
 
-    Pillow opens and converts, torch resizes on a float tensor and runs the model eagerly in float32: the
-    same weights and (to rounding) the same scores as `model`, without any of an engine's work.
+    See `plain_input`; torch runs the model eagerly in float32. The same weights and (to rounding) the same
+    scores as `model`.
 
     Args:
         model: from `load_model`.
@@ -79,13 +77,7 @@ def naive_predict(model: AnomalyModel, data: bytes) -> tuple[float, np.ndarray]:
     Returns:
         Score, and map float32 [S,S].
     """
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    x_CHW = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
-    pre = model.preprocess
     with torch.inference_mode():
-        x_NCHW = F.interpolate(
-            x_CHW[None], size=(pre.size, pre.size), mode="bilinear", antialias=True, align_corners=False
-        )
-        maps = model.backbone((x_NCHW - pre.mean) / pre.std)
+        maps = model.backbone(plain_input(data, model.preprocess))
         score_N, map_NSS = model.tail(model.scorer(model.patches(maps)))
     return float(score_N), map_NSS[0].numpy()

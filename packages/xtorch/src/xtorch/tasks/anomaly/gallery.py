@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xinfer.preproc import decode_image
 from xtorch.data.check import UsableImage
 from xtorch.data.layout import LABELS
 from xtorch.data.masks import read_mask
+from xtorch.tasks.images import read_pixels
 from xtorch.tasks.report import Picture
 
 _WORST = 12
@@ -72,8 +72,7 @@ def worst_mistakes(
     gallery = []
     for rank, index in enumerate(int(i) for i in order):
         image, answer = images[index], int(scores_N[index] >= threshold)
-        pixels = decode_image((root / image.path).read_bytes(), min_side=_PICTURE_PX)
-        picture = Image.fromarray(pixels)
+        picture = Image.fromarray(read_pixels(root, image.path, _PICTURE_PX))
         picture.thumbnail((_PICTURE_PX, _PICTURE_PX), Image.Resampling.BICUBIC)
         overlay = heatmap_overlay(np.asarray(picture), maps_NSS[index], low=map_range[0], high=map_range[1])
         drawn = {f"worst_{rank:02d}.jpg": picture, f"worst_{rank:02d}_map.jpg": overlay}

@@ -11,10 +11,11 @@ import numpy as np
 from xtorch.data.layout import DEFECTIVE, OK
 from xtorch.errors import DataError
 from xtorch.metrics import auroc
+from xtorch.picks import evenly
 from xtorch.tasks.anomaly.files import load_model, naive_predict
 from xtorch.tasks.anomaly.report import has_both
 from xtorch.tasks.anomaly.selection import damaged_copies
-from xtorch.tasks.images import ImageItems, alternating, every
+from xtorch.tasks.images import ImageItems, alternating
 from xtorch.tasks.recipe import BuildInputs, Feeds, read_json
 
 CALIBRATION_IMAGES = 100
@@ -73,5 +74,5 @@ def build_inputs(model_dir: str | Path, dataset_dir: str | Path) -> BuildInputs:
         validation=validation,
         peer=partial(naive_predict, load_model(model_dir)),
         peer_title="PIL + torch eager, fp32",
-        payloads=images.encoded(every(test_items, COMPARED_IMAGES)),
+        payloads=images.encoded(evenly(test_items, COMPARED_IMAGES)),
     )

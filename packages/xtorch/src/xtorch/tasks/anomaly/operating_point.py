@@ -94,14 +94,16 @@ def by_false_alarms(good_N: np.ndarray, rate: float, *, num_compared: int = 1) -
     )
 
 
-def by_misses(defective_N: np.ndarray, rate: float) -> OperatingPoint:
+def by_misses(defective_N: np.ndarray, rate: float, *, num_compared: int = 1) -> OperatingPoint:
     """The highest threshold that promises at most `rate` missed defects.
 
     Args:
-        defective_N: Scores of held-back defective images, N >= 1.
+        defective_N: Scores of held-back defective images, N >= 1; training did not see them.
         rate: In (0, 1).
+        num_compared: See `by_false_alarms`.
     """
-    rank, bound = tolerance_rank(len(defective_N), rate, confidence=CONFIDENCE)
+    confidence = 1 - (1 - CONFIDENCE) / num_compared
+    rank, bound = tolerance_rank(len(defective_N), rate, confidence=confidence)
     threshold = float(np.sort(defective_N)[::-1][rank - 1])
     words = f"at most {bound:.2g} of defective images pass, with {CONFIDENCE:.0%} confidence"
     if bound > rate:
@@ -152,7 +154,7 @@ def choose(
     good, defective = scores_N[labels_N == 0], scores_N[labels_N == 1]
     require_defects(max_miss_rate, len(defective))
     if max_miss_rate is not None:
-        return by_misses(defective, max_miss_rate)
+        return by_misses(defective, max_miss_rate, num_compared=num_compared)
     if max_false_alarm_rate is not None or len(defective) < MIN_DEFECTIVE:
         rate = DEFAULT_MAX_FALSE_ALARM_RATE if max_false_alarm_rate is None else max_false_alarm_rate
         return by_false_alarms(good, rate, num_compared=num_compared)

@@ -38,6 +38,7 @@ from xtorch.tasks.anomaly.report import (
     roc_chart,
 )
 from xtorch.tasks.anomaly.selection import Selection
+from xtorch.tasks.images import labelled_splits
 from xtorch.tasks.recipe import write_json
 from xtorch.tasks.report import Chart, LeaderboardRow, Picture
 
@@ -97,11 +98,7 @@ def write_spec(outcome: Outcome, folder: Path) -> None:
     )
     write_json(folder / "task.json", spec)
     write_json(folder / "labels.json", list(LABELS))
-    splits = {
-        part: [{"path": image.path, "label": image.label} for image in images]
-        for part, images in outcome.parts.parts.items()
-    }
-    write_json(folder / "splits.json", splits)
+    write_json(folder / "splits.json", labelled_splits(outcome.parts.parts))
 
 
 def figures(outcome: Outcome, folder: Path) -> dict[str, Any]:

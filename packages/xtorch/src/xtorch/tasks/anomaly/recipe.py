@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xinfer.preproc import decode_image
 from xtorch.callbacks import ReportProgress
 from xtorch.data.check import Inspection, UsableImage, inspect_images
+from xtorch.data.findings import refuse
 from xtorch.data.layout import LABELS, scan_image_folder
 from xtorch.data.splits import Split, split
-from xtorch.errors import DataError, LayoutError, TooFewImagesError
 from xtorch.export import export_image_model, score_parity
 from xtorch.metrics import auroc
 from xtorch.models.anomaly import AnomalyConfig, AnomalyModel, Patches
-from xtorch.progress import Progress, Stages, silent
+from xtorch.picks import evenly
+from xtorch.progress import Progress, Stages
 from xtorch.tasks.anomaly import TEMPLATE, operating_point
 from xtorch.tasks.anomaly.candidates import Candidate, fit_gaussian, fit_head, fit_memory, score_patches
 from xtorch.tasks.anomaly.features import FeatureExtractor
@@ -37,8 +36,9 @@ from xtorch.tasks.anomaly.operating_point import MIN_DEFECTIVE, OperatingPoint
 from xtorch.tasks.anomaly.outputs import Outcome, figures, write_spec
 from xtorch.tasks.anomaly.selection import MAX_SYNTHETIC, SYNTHETIC, damaged_maps, select
 from xtorch.tasks.anomaly.settings import AnomalySettings
-from xtorch.tasks.recipe import all_or_nothing, parse_settings, write_json
-from xtorch.tasks.report import Report
+from xtorch.tasks.images import read_pixels
+from xtorch.tasks.recipe import Run
+from xtorch.tasks.report import parity
 
 _CHECK, _FEATURES, _DAMAGE, _CANDIDATES, _HEAD, _EXPORT, _REPORT = (
     "Checking images",
@@ -53,7 +53,6 @@ _CHECK, _FEATURES, _DAMAGE, _CANDIDATES, _HEAD, _EXPORT, _REPORT = (
 _MIN_DEFECTIVE_TRAIN = 12
 #: Statistics of descriptors come from at most this many good images.
 _STATISTICS_IMAGES = 400
-#: Scores are distances or log-odds of order 1; float32 sums in another order differ by about 1e-5.
 _PARITY_TOLERANCE = 1e-3
 _PARITY_IMAGES = 48
 #: The memory is chosen from this many times as many random patches.
@@ -92,48 +91,23 @@ def run(
         SettingsError: a setting is unknown or out of range.
         ExportError: the model could not be exported, or the export gives other answers.
     """
-    started = time.monotonic()
-    chosen_settings = parse_settings(AnomalySettings, settings or {})
-    dataset_dir, output_dir = Path(dataset_dir), Path(output_dir)
-    with all_or_nothing(output_dir) as partial:
-        return _Run(
-            dataset_dir=dataset_dir,
-            folder=partial,
-            name=name,
-            deadline=started + budget_s,
-            budget_s=budget_s,
-            seed=seed,
-            settings=chosen_settings,
-            progress=progress or silent,
-            cache_dir=None if cache_dir is None else Path(cache_dir),
-            started=started,
-        ).execute()
+    with _Run.begin(
+        TEMPLATE,
+        AnomalySettings,
+        dataset_dir,
+        output_dir,
+        name=name,
+        budget_s=budget_s,
+        seed=seed,
+        settings=settings,
+        progress=progress,
+        cache_dir=cache_dir,
+    ) as this:
+        return this.execute()
 
 
-def _refuse(inspection: Inspection) -> None:
-    """Turn the data check's first error into an exception."""
-    for finding in inspection.errors:
-        kind = {
-            "layout.unknown": LayoutError,
-            "ok.too_few": TooFewImagesError,
-        }.get(finding["code"], DataError)
-        raise kind(f"{finding['title']}.", value=finding["num"], hint=finding["hint"])
-
-
-@dataclass(kw_only=True)
-class _Run:
-    """One run's inputs and steps."""
-
-    dataset_dir: Path
-    folder: Path
-    name: str
-    deadline: float
-    budget_s: float
-    seed: int
-    settings: AnomalySettings
-    progress: Progress
-    cache_dir: Path | None
-    started: float
+class _Run(Run[AnomalySettings]):
+    """The steps."""
 
     def execute(self) -> dict[str, Any]:
         scanned = scan_image_folder(self.dataset_dir)
@@ -150,15 +124,9 @@ class _Run:
                 _REPORT: 1,
             },
         )
-
-        def checked(
-            _stage: str, *, progress: float | None = None, message: str = "", **_details: Any
-        ) -> None:
-            self.stages.report(_CHECK, progress or 0.0, message=message)
-
         self.stages.report(_CHECK, 0.0)
-        inspection = inspect_images(scanned, checked)
-        _refuse(inspection)
+        inspection = inspect_images(scanned, self.stages.within(_CHECK))
+        refuse(inspection.errors)
         parts = split(inspection.usable, seed=self.seed)
         labels = {
             part: np.array([image.label for image in images], dtype=np.int64)
@@ -182,8 +150,7 @@ class _Run:
         for candidate in candidates:
             candidate.values["test"] = score_patches(candidate.scorer, descriptors["test"])
         model = self._assemble(config, patches, winner)
-        parity = self._export(model, parts.test, point)
-        self.stages.report(_REPORT, 0.0)
+        compared = self._export(model, parts.test, point)
         outcome = Outcome(
             dataset_dir=self.dataset_dir,
             parts=parts,
@@ -195,7 +162,7 @@ class _Run:
             model=model,
             seed=self.seed,
         )
-        return self._write(inspection, outcome, parity)
+        return self._write(inspection, outcome, compared)
 
     # --------------------------------------------------------------------------------------- steps
 
@@ -204,26 +171,18 @@ class _Run:
     ) -> tuple[Patches, dict[str, Tensor]]:
         """Fit the descriptors' statistics on good training images, and describe every part (float16)."""
         extractor = FeatureExtractor(config, cache_dir=self.cache_dir)
-        total = sum(len(images) for images in parts.parts.values())
-        before = 0
-        maps: dict[str, list[Tensor]] = {}
-        for part, images in parts.parts.items():
-
-            def report(done: int, _: int, before: int = before) -> None:
-                self.stages.report(
-                    _FEATURES, (before + done) / total, message=f"{before + done} of {total} images"
-                )
-
-            maps[part] = extractor.maps(self.dataset_dir, images, report)
-            before += len(images)
-        if labels["validation"].sum() < MIN_DEFECTIVE and time.monotonic() < self.deadline:
-
-            def drawn(done: int, of: int) -> None:
-                self.stages.report(_DAMAGE, done / of, message=f"{done} of {of} images")
-
-            good_images = [image for image in parts.validation if image.label == 0]
+        images = [image for part in parts.parts.values() for image in part]
+        described = extractor.maps(self.dataset_dir, images, self.stages.counter(_FEATURES, "images"))
+        sizes = [len(part) for part in parts.parts.values()]
+        by_part = zip(*(each.split(sizes) for each in described), strict=True)
+        maps: dict[str, Sequence[Tensor]] = dict(zip(parts.parts, by_part, strict=True))
+        if labels["validation"].sum() < MIN_DEFECTIVE and self.left_s > 0:
             maps[SYNTHETIC] = damaged_maps(
-                extractor, self.dataset_dir, good_images, seed=self.seed, report=drawn
+                extractor,
+                self.dataset_dir,
+                [image for image in parts.validation if image.label == 0],
+                seed=self.seed,
+                report=self.stages.counter(_DAMAGE, "images"),
             )
         patches = Patches([m.shape[1] for m in maps["train"]])
         good = torch.from_numpy(np.flatnonzero(labels["train"] == 0))
@@ -252,7 +211,7 @@ class _Run:
         wanted = [kind for kind in fits if kind in self.settings.candidates]
         for index, kind in enumerate(wanted):
             self.stages.report(_CANDIDATES, index / len(wanted), message=kind)
-            if candidates and time.monotonic() > self.deadline:
+            if candidates and self.left_s <= 0:
                 break
             candidates.append(fits[kind](good_NChw))
         self.stages.report(_CANDIDATES, 1.0)
@@ -260,7 +219,7 @@ class _Run:
             "head" in self.settings.candidates
             and labels["train"].sum() >= _MIN_DEFECTIVE_TRAIN
             and labels["validation"].sum() >= MIN_DEFECTIVE
-            and time.monotonic() < self.deadline
+            and self.left_s > 0
         ):
             candidates.append(self._fit_head(descriptors, labels))
         for candidate in candidates:
@@ -307,10 +266,6 @@ class _Run:
     def _fit_head(self, descriptors: Mapping[str, Tensor], labels: Mapping[str, np.ndarray]) -> Candidate:
         start = time.monotonic()
         max_epochs, top_fractions, hidden = 40, (0.03,), 64
-
-        def report(stage: str, *, progress: float | None = None, **details: Any) -> None:
-            self.stages.report(stage, progress or 0.0, **details)
-
         scorer, fitted = fit_head(
             descriptors["train"],
             torch.from_numpy(labels["train"]),
@@ -319,9 +274,9 @@ class _Run:
             hidden=hidden,
             top_fractions=top_fractions,
             seed=self.seed,
-            limit_s=max(5.0, min(60.0, self.deadline - time.monotonic())),
+            limit_s=max(5.0, min(60.0, self.left_s)),
             max_epochs=max_epochs,
-            callbacks=[ReportProgress(report, _HEAD, max_epochs=max_epochs)],
+            callbacks=[ReportProgress(self.stages.within(_HEAD), _HEAD, max_epochs=max_epochs)],
         )
         return Candidate(
             name="head",
@@ -333,6 +288,7 @@ class _Run:
             fit_s=time.monotonic() - start,
             settings={"hidden": hidden, "epochs": fitted.epochs},
             note=f"Stopped because {fitted.stop_reason}.",
+            num_fits=fitted.epochs,
         )
 
     def _assemble(self, config: AnomalyConfig, patches: Patches, winner: Candidate) -> AnomalyModel:
@@ -357,11 +313,12 @@ class _Run:
         save_model(model, self.folder)
         export_image_model(model, self.folder / "model.onnx", output_names=["score", "anomaly_map"])
         self.stages.report(_EXPORT, 0.7, message="comparing with the source model")
-        picked = _spread(test, _PARITY_IMAGES)
-        images = [
-            decode_image((self.dataset_dir / image.path).read_bytes(), min_side=model.config.input_size)
-            for image in picked
+        picked = [
+            image
+            for label in range(len(LABELS))
+            for image in evenly([each for each in test if each.label == label], _PARITY_IMAGES // 2)
         ]
+        images = [read_pixels(self.dataset_dir, image.path, model.config.input_size) for image in picked]
         source_N, onnx_N = score_parity(
             model, self.folder / "model.onnx", images, tolerance=_PARITY_TOLERANCE
         )
@@ -372,45 +329,16 @@ class _Run:
                 return auroc(labels_N, scores_N)
             return float((scores_N >= point.threshold).mean())
 
-        return {
-            "num_samples": len(picked),
-            "max_abs_diff": float(np.abs(source_N - onnx_N).max()),
-            "metric_source": metric(source_N),
-            "metric_onnx": metric(onnx_N),
-        }
+        return parity(source_N, onnx_N, metric)
 
-    def _write(self, inspection: Inspection, outcome: Outcome, parity: Mapping[str, Any]) -> dict[str, Any]:
+    def _write(self, inspection: Inspection, outcome: Outcome, compared: Mapping[str, Any]) -> dict[str, Any]:
+        self.stages.report(_REPORT, 0.0)
         write_spec(outcome, self.folder)
-        measured = figures(outcome, self.folder)
-        self.stages.report(_REPORT, 1.0)
-        self.stages.close()
-        duration_s = round(time.monotonic() - self.started, 3)
-        report = Report(
-            template=TEMPLATE,
-            name=self.name,
-            seed=self.seed,
-            duration_s=duration_s,
-            timings_s=self.stages.timings_s,
+        return self.finish(
+            num_test=len(outcome.parts.test),
+            candidate=outcome.winner.name,
             check=inspection.report,
             protocol=outcome.parts.protocol,
-            parity=parity,
-            **measured,
+            parity=compared,
+            **figures(outcome, self.folder),
         )
-        write_json(self.folder / "report.json", report.to_dict())
-        return {
-            "metric": report.metric,
-            "value": report.metrics[report.metric]["value"],
-            "num_test": len(outcome.parts.test),
-            "candidate": outcome.winner.name,
-            "duration_s": duration_s,
-        }
-
-
-def _spread(images: Sequence[UsableImage], num: int) -> list[UsableImage]:
-    """About `num` images, both labels, spread evenly over each label's list."""
-    picked: list[UsableImage] = []
-    for label in range(len(LABELS)):
-        of_label = [image for image in images if image.label == label]
-        steps = np.linspace(0, len(of_label) - 1, min(len(of_label), num // 2)).round().astype(int)
-        picked += [of_label[int(step)] for step in np.unique(steps)]
-    return picked

@@ -13,6 +13,7 @@ import numpy as np
 from xtorch.data.check import UsableImage
 from xtorch.data.layout import LABELS
 from xtorch.metrics import auroc, auroc_interval, confusion, f1_interval, roc, wilson
+from xtorch.picks import evenly
 from xtorch.tasks.report import Chart, Mark, Series, Table
 
 _BINS = 30
@@ -67,8 +68,6 @@ def confusion_matrix(labels_N: np.ndarray, scores_N: np.ndarray, threshold: floa
 def roc_chart(labels_N: np.ndarray, scores_N: np.ndarray, threshold: float) -> Chart:
     """Share of defects found against share of false alarms; corner points, thinned for drawing."""
     curve = roc(labels_N, scores_N)
-    total = len(curve["fpr"])
-    picks = np.unique(np.linspace(0, total - 1, min(total, _MAX_CURVE_POINTS)).round().astype(int))
     tn, fp, _, _ = confusion(labels_N, scores_N, threshold)
     return Chart(
         id="roc",
@@ -76,8 +75,8 @@ def roc_chart(labels_N: np.ndarray, scores_N: np.ndarray, threshold: float) -> C
         kind="lines",
         x_title="False alarms, share of good images",
         y_title="Defective images found, share",
-        x=[curve["fpr"][int(i)] for i in picks],
-        series=[Series(name="test part", y=[curve["tpr"][int(i)] for i in picks])],
+        x=evenly(curve["fpr"], _MAX_CURVE_POINTS),
+        series=[Series(name="test part", y=evenly(curve["tpr"], _MAX_CURVE_POINTS))],
         marks=[Mark(x=fp / (fp + tn), name="operating point")],
         note=f"The area below is the AUROC: {auroc(labels_N, scores_N):.3f}.",
     )

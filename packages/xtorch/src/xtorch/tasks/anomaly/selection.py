@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from xinfer.preproc import decode_image
 from xtorch.data.check import UsableImage
 from xtorch.metrics import auroc
+from xtorch.picks import evenly
 from xtorch.tasks.anomaly.candidates import Candidate, pooled
 from xtorch.tasks.anomaly.features import FeatureExtractor
 from xtorch.tasks.anomaly.operating_point import MIN_DEFECTIVE
 from xtorch.tasks.anomaly.synthetic import DAMAGES, damaged
-from xtorch.tasks.images import every
+from xtorch.tasks.images import read_pixels
 
 SYNTHETIC = "synthetic"
 """Part of `Candidate.values`: good validation images with drawn damage."""
@@ -35,7 +35,7 @@ class Selection:
     Attributes:
         winner: The candidate that is kept.
         metric: What decided: ``image_auroc``, ``synthetic_auroc``; None: nothing could, the first is kept.
-        num_compared: How many scores were compared by the good validation images.
+        num_compared: How many scores were compared by the validation images.
     """
 
     winner: Candidate
@@ -77,8 +77,7 @@ def damaged_maps(
         report: Called with (done, total) now and then.
     """
     side = extractor.config.input_size
-    picked = every([{"path": image.path} for image in good], MAX_SYNTHETIC)
-    pixels = [decode_image((root / item["path"]).read_bytes(), min_side=side) for item in picked]
+    pixels = [read_pixels(root, image.path, side) for image in evenly(good, MAX_SYNTHETIC)]
     return extractor.maps_of(damaged_copies(pixels, seed=seed), report)
 
 
@@ -112,7 +111,7 @@ def select(candidates: Sequence[Candidate], labels_N: np.ndarray) -> Selection:
         candidate.top_fractions = options[best]
         candidate.settings["top_fractions"] = list(options[best])
         candidate.validation_auroc = values[best]
-        num_compared += len(options)
+        num_compared += candidate.num_fits * len(options)
     return Selection(
         winner=max(candidates, key=lambda candidate: candidate.validation_auroc or 0.0),
         metric="image_auroc" if real else "synthetic_auroc",

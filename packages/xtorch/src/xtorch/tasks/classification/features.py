@@ -1,6 +1,7 @@
 """Features of the frozen network, computed once per image and kept on disk.
 
-Shapes: N images, V views (as it is, mirrored), F features, C channels, h and w rows and columns of a map.
+Shapes: N images, V views (as it is, mirrored), F features, C channels, h and w rows and columns of a map, L
+values that are kept of a view.
 """
 
 from __future__ import annotations
@@ -14,16 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xinfer.errors import ImageDecodeError
-from xinfer.preproc import decode_image
 from xtorch.data.check import UsableImage
-from xtorch.errors import DataError
 from xtorch.models import efficientnet
 from xtorch.models.classifier import FEATURES, MAP_CHANNELS, ClassifierConfig, head_map
 from xtorch.models.resize import Preprocess
 from xtorch.tasks.feature_cache import FeatureCache
+from xtorch.tasks.images import network_input, read_pixels
 
-_VERSION = 1
+_VERSION = 2
+"""Raised when the same image and configuration would give other values."""
 _BATCH = 8
 VIEWS = 2
 
@@ -39,6 +39,9 @@ class Features:
 
     pooled: np.ndarray
     maps: Tensor
+
+    def __getitem__(self, rows: slice) -> Features:
+        return Features(pooled=self.pooled[rows], maps=self.maps[rows])
 
 
 class FeatureExtractor:
@@ -77,54 +80,28 @@ class FeatureExtractor:
         Raises:
             DataError: An image cannot be decoded.
         """
-        flat_NVL = np.empty((len(images), VIEWS, self._length), dtype=np.float16)
-        missing: list[int] = []
-        for index, image in enumerate(images):
-            known = self._cache.load(image.digest)
-            if known is None:
-                missing.append(index)
-            else:
-                flat_NVL[index] = known
-        done = len(images) - len(missing)
-        report(done, len(images))
-        for start in range(0, len(missing), _BATCH):
-            chunk = missing[start : start + _BATCH]
-            computed = self._compute([read_pixels(root, images[i].path, self._config) for i in chunk])
-            for index, values in zip(chunk, computed, strict=True):
-                flat_NVL[index] = values
-                self._cache.save(images[index].digest, values)
-            done += len(chunk)
-            report(done, len(images))
-        maps = torch.from_numpy(flat_NVL[:, :, FEATURES:])
+
+        def computed(chunk: Sequence[int]) -> np.ndarray:
+            side = self._config.input_size
+            return self._compute([read_pixels(root, images[index].path, side) for index in chunk])
+
+        digests = [image.digest for image in images]
+        flat_NVL = self._cache.fill(digests, computed, batch_size=_BATCH, report=report)
         return Features(
             pooled=flat_NVL[:, :, :FEATURES].astype(np.float32),
-            maps=maps.reshape(len(images), VIEWS, *self._map_shape),
+            maps=torch.from_numpy(flat_NVL[:, :, FEATURES:]).unflatten(2, self._map_shape),
         )
 
-    def _compute(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Of each image, features and map of its views side by side, float16 [V,L]."""
+    def _compute(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Of at most `_BATCH` images, features and map of each view side by side: float16 [N,V,L]."""
         if self._net is None:
             self._net = efficientnet.efficientnet_lite0()
             self._net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.inference_mode():
-            x_NCHW = torch.cat([self._preprocess(torch.from_numpy(image)[None]) for image in images])
-            both = torch.cat([x_NCHW, x_NCHW.flip(3)]).contiguous(memory_format=torch.channels_last)
-            maps, last = self._net.features(both, [16, 32])
-            pooled = head_map(self._net, last).mean(dim=(2, 3))
-            described = torch.cat([pooled, maps.contiguous().flatten(1)], dim=1)
-            flat = described[:, : self._length].half().numpy()
-        return [flat[[index, index + len(images)]] for index in range(len(images))]
-
-
-def read_pixels(root: Path, path: str, config: ClassifierConfig) -> np.ndarray:
-    """An image as the engine will see it, uint8 [H,W,3].
-
-    Raises:
-        DataError: It cannot be decoded.
-    """
-    try:
-        return decode_image((root / path).read_bytes(), min_side=config.input_size)
-    except (ImageDecodeError, OSError) as error:
-        raise DataError(
-            f"{path} cannot be decoded: {error}", value=path, hint="remove the file or save it again"
-        ) from error
+            x_NCHW = network_input(images, self._preprocess, _BATCH)
+            views = []
+            for view_NCHW in (x_NCHW, x_NCHW.flip(3)):
+                maps, last = self._net.features(view_NCHW, [16, 32])
+                pooled_NF = head_map(self._net, last).mean(dim=(2, 3))
+                views.append(torch.cat([pooled_NF, maps.contiguous().flatten(1)], dim=1)[:, : self._length])
+            return torch.stack(views, dim=1)[: len(images)].half().numpy()

@@ -13,6 +13,7 @@ import numpy as np
 
 from xtorch.class_metrics import confusion_matrix, f1_by_class, reliability
 from xtorch.metrics import wilson
+from xtorch.picks import evenly
 from xtorch.tasks.report import Chart, Mark, Series, Table
 
 _MAX_POINTS = 200
@@ -115,7 +116,6 @@ def review_chart(confidence_N: np.ndarray, right_N: np.ndarray, threshold: float
     order = np.argsort(-confidence_N, kind="stable")
     accuracy = np.cumsum(right_N[order]) / np.arange(1, len(order) + 1)
     coverage = np.arange(1, len(order) + 1) / len(order)
-    picks = np.unique(np.linspace(0, len(order) - 1, min(len(order), _MAX_POINTS)).round().astype(int))
     given = float((confidence_N >= threshold).mean())
     return Chart(
         id="review",
@@ -123,8 +123,8 @@ def review_chart(confidence_N: np.ndarray, right_N: np.ndarray, threshold: float
         kind="lines",
         x_title="share of images that are answered without review",
         y_title="share of these answers that are right",
-        x=coverage[picks].tolist(),
-        series=[Series(name="test images", y=accuracy[picks].tolist())],
+        x=evenly(coverage.tolist(), _MAX_POINTS),
+        series=[Series(name="test images", y=evenly(accuracy.tolist(), _MAX_POINTS))],
         marks=[Mark(x=given, name="operating point")],
         note="The least confident answers go to a person first.",
     )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 
 from xtorch.models.classifier import Classifier, ClassifierConfig
+from xtorch.tasks.images import plain_input
 from xtorch.tasks.saved import load_weights, save_weights
 
 
@@ -52,8 +50,8 @@ def task_spec(config: ClassifierConfig, labels: Sequence[str]) -> dict[str, Any]
 def naive_predict(model: Classifier, data: bytes) -> np.ndarray:
     """The pipeline that most people deploy, as the peer that engines are compared with.
 
-    Pillow opens and converts, torch resizes on a float tensor and runs the model eagerly in float32: the same
-    weights and (to rounding) the same answers as `model`, without any of an engine's work.
+    See `plain_input`; torch runs the model eagerly in float32. The same weights and (to rounding) the same
+    answers as `model`.
 
     Args:
         model: From `load_model`.
@@ -62,12 +60,7 @@ def naive_predict(model: Classifier, data: bytes) -> np.ndarray:
     Returns:
         Probabilities float32 [C].
     """
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    x_CHW = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
-    pre = model.preprocess
     with torch.inference_mode():
-        x_NCHW = F.interpolate(
-            x_CHW[None], size=(pre.size, pre.size), mode="bilinear", antialias=True, align_corners=False
-        )
-        probabilities_C: np.ndarray = model.backbone((x_NCHW - pre.mean) / pre.std).softmax(dim=1)[0].numpy()
+        logits_1C = model.backbone(plain_input(data, model.preprocess))
+        probabilities_C: np.ndarray = logits_1C.softmax(dim=1)[0].numpy()
     return probabilities_C

@@ -16,7 +16,7 @@ from xtorch.class_metrics import suspicious_labels
 from xtorch.data.check import UsableImage
 from xtorch.models.classifier import Classifier
 from xtorch.tasks.anomaly.gallery import heatmap_overlay
-from xtorch.tasks.classification.features import read_pixels
+from xtorch.tasks.images import read_pixels
 from xtorch.tasks.report import Picture, Table
 
 _WORST = 12
@@ -52,7 +52,7 @@ def worst_mistakes(
     for rank, index in enumerate(int(i) for i in np.argsort(margin_N, kind="stable")[:_WORST]):
         image, answer = images[index], int(answers_N[index])
         names = (f"worst_{rank:02d}.jpg", f"worst_{rank:02d}_map.jpg")
-        pixels = read_pixels(root, image.path, model.config)
+        pixels = read_pixels(root, image.path, model.config.input_size)
         with torch.inference_mode():
             map_hw = model.activation_maps(torch.from_numpy(pixels)[None], torch.tensor([answer]))[0].numpy()
         picture = _small(pixels)
@@ -94,7 +94,7 @@ def doubtful_labels(
     pictures = []
     for rank, index in enumerate(picks[:_SUSPICIOUS_SHOWN]):
         image, name = images[index], f"label_{rank:02d}.jpg"
-        _save(_small(read_pixels(root, image.path, model.config)), folder, name)
+        _save(_small(read_pixels(root, image.path, model.config.input_size)), folder, name)
         pictures.append(
             Picture(
                 caption=image.path,

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from xtorch.errors import DataError
+from xtorch.picks import evenly
 from xtorch.tasks.classification.files import load_model, naive_predict
-from xtorch.tasks.images import ImageItems, alternating, every
+from xtorch.tasks.images import ImageItems, alternating
 from xtorch.tasks.recipe import BuildInputs, Feeds, read_json
 
 CALIBRATION_IMAGES = 200
@@ -53,5 +54,5 @@ def build_inputs(model_dir: str | Path, dataset_dir: str | Path) -> BuildInputs:
         calibration=calibration,
         peer=partial(naive_predict, load_model(model_dir)),
         peer_title="PIL + torch eager, fp32",
-        payloads=images.encoded(every(test_items, COMPARED_IMAGES)),
+        payloads=images.encoded(evenly(test_items, COMPARED_IMAGES)),
     )

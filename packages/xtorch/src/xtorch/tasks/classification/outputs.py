@@ -28,6 +28,7 @@ from xtorch.tasks.classification.files import task_spec
 from xtorch.tasks.classification.gallery import doubtful_labels, worst_mistakes
 from xtorch.tasks.classification.head import TunedHead
 from xtorch.tasks.classification.operating_point import ReviewPoint
+from xtorch.tasks.images import labelled_splits
 from xtorch.tasks.recipe import write_json
 from xtorch.tasks.report import LeaderboardRow
 from xtorch.tasks.tuning import progress_chart, trials_table, tuning_facts
@@ -80,11 +81,7 @@ def write_spec(outcome: Outcome, folder: Path) -> None:
     """``task.json``, ``labels.json`` and ``splits.json``."""
     write_json(folder / "task.json", task_spec(outcome.config, outcome.labels))
     write_json(folder / "labels.json", list(outcome.labels))
-    splits = {
-        part: [{"path": image.path, "label": image.label} for image in images]
-        for part, images in outcome.parts.parts.items()
-    }
-    write_json(folder / "splits.json", splits)
+    write_json(folder / "splits.json", labelled_splits(outcome.parts.parts))
 
 
 def measure(outcome: Outcome, folder: Path) -> dict[str, Any]:

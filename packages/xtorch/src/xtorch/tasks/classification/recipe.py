@@ -12,7 +12,6 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,15 @@ from xtorch.data.check import UsableImage
 from xtorch.data.check_classification import ClassInspection, inspect_classes
 from xtorch.data.class_splits import folds, split_classes
 from xtorch.data.classes import scan_classes
-from xtorch.errors import DataError, LayoutError, TooFewImagesError, TuningStorageError
-from xtorch.export import export_image_model
+from xtorch.data.findings import refuse
+from xtorch.errors import DataError, TuningStorageError
+from xtorch.export import export_image_model, score_parity
 from xtorch.models import efficientnet
 from xtorch.models.classifier import Classifier, ClassifierConfig
-from xtorch.progress import Progress, Stages, silent
+from xtorch.picks import evenly
+from xtorch.progress import Progress, Stages
 from xtorch.tasks.classification import TEMPLATE, finetune, operating_point
-from xtorch.tasks.classification.answers import check_parity
-from xtorch.tasks.classification.features import FeatureExtractor, Features, read_pixels
+from xtorch.tasks.classification.features import FeatureExtractor, Features
 from xtorch.tasks.classification.files import save_model
 from xtorch.tasks.classification.head import LinearHead, TunedHead, fit_head, tune_head
 from xtorch.tasks.classification.outputs import (
@@ -43,8 +43,9 @@ from xtorch.tasks.classification.outputs import (
     write_spec,
 )
 from xtorch.tasks.classification.settings import ClassificationSettings
-from xtorch.tasks.recipe import all_or_nothing, parse_settings, write_json
-from xtorch.tasks.report import LeaderboardRow, Report
+from xtorch.tasks.images import read_pixels
+from xtorch.tasks.recipe import Run
+from xtorch.tasks.report import LeaderboardRow, parity
 from xtorch.tune import TrialRow
 
 _CHECK, _FEATURES, _HEAD, _TUNE, _EXPORT, _REPORT = (
@@ -56,7 +57,7 @@ _CHECK, _FEATURES, _HEAD, _TUNE, _EXPORT, _REPORT = (
     "Writing the report",
 )
 _FOLDS = 5
-_SEARCH_VERSION = 1
+_SEARCH_VERSION = 2
 """Raised when the same settings of the classifier would give other values."""
 _HEAD_SHARE = 0.35
 """Of the time that is left when features are there."""
@@ -70,6 +71,7 @@ _MIN_VALIDATION = 20
 _MAX_FINE_TUNE_IMAGES = 10_000
 """Their maps are held in memory, 88 KB an image."""
 _PARITY_IMAGES = 32
+_PARITY_TOLERANCE = 5e-3
 
 
 def run(
@@ -105,42 +107,23 @@ def run(
         WeightsError: The pretrained weights are missing.
         ExportError: The model could not be exported, or the export gives other answers.
     """
-    started_s = time.monotonic()
-    chosen = parse_settings(ClassificationSettings, settings or {})
-    with all_or_nothing(Path(output_dir)) as partial:
-        return _Run(
-            dataset_dir=Path(dataset_dir),
-            folder=partial,
-            name=name,
-            deadline_s=started_s + budget_s,
-            seed=seed,
-            settings=chosen,
-            progress=progress or silent,
-            cache_dir=None if cache_dir is None else Path(cache_dir),
-            started_s=started_s,
-        ).execute()
+    with _Run.begin(
+        TEMPLATE,
+        ClassificationSettings,
+        dataset_dir,
+        output_dir,
+        name=name,
+        budget_s=budget_s,
+        seed=seed,
+        settings=settings,
+        progress=progress,
+        cache_dir=cache_dir,
+    ) as this:
+        return this.execute()
 
 
-def _refuse(inspection: ClassInspection) -> None:
-    """Turns the data check's first error into an exception."""
-    for finding in inspection.errors:
-        kind = {"image.none": LayoutError, "class.one": TooFewImagesError}.get(finding["code"], DataError)
-        raise kind(f"{finding['title']}.", value=finding["num"], hint=finding["hint"])
-
-
-@dataclass(kw_only=True)
-class _Run:
-    """One run's inputs and steps."""
-
-    dataset_dir: Path
-    folder: Path
-    name: str
-    deadline_s: float
-    seed: int
-    settings: ClassificationSettings
-    progress: Progress
-    cache_dir: Path | None
-    started_s: float
+class _Run(Run[ClassificationSettings]):
+    """The steps."""
 
     def execute(self) -> dict[str, Any]:
         scanned = scan_classes(self.dataset_dir)
@@ -156,13 +139,9 @@ class _Run:
                 _REPORT: 0.03 * num,
             },
         )
-
-        def checked(_: str, /, *, progress: float | None = None, message: str = "", **_details: Any) -> None:
-            self.stages.report(_CHECK, progress or 0.0, message=message)
-
         self.stages.report(_CHECK, 0.0)
-        inspection = inspect_classes(scanned, checked)
-        _refuse(inspection)
+        inspection = inspect_classes(scanned, self.stages.within(_CHECK))
+        refuse(inspection.errors)
         self.labels = inspection.labels
         self.parts = split_classes(inspection.usable, seed=self.seed)
         if not self.parts.test:
@@ -200,30 +179,21 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------- steps
 
-    def _features(self) -> dict[str, Features]:
-        """Of the training and validation part; the test part waits."""
-        total = len(self.parts.train) + len(self.parts.validation)
+    def _features(self) -> Features:
+        """Of training and validation images; the test part waits."""
         extractor = FeatureExtractor(self.config, cache_dir=self.cache_dir, with_maps=self._may_fine_tune)
-        found: dict[str, Features] = {}
-        before = 0
-        for part in ("train", "validation"):
-            images = self.parts.parts[part]
+        report = self.stages.counter(_FEATURES, "images")
+        return extractor.features(self.dataset_dir, self._learned, report)
 
-            def report(done: int, _: int, before: int = before) -> None:
-                self.stages.report(
-                    _FEATURES, (before + done) / total, message=f"{before + done} of {total} images"
-                )
+    @property
+    def _learned(self) -> list[UsableImage]:
+        return [*self.parts.train, *self.parts.validation]
 
-            found[part] = extractor.features(self.dataset_dir, images, report)
-            before += len(images)
-        return found
-
-    def _candidates(self, features: Mapping[str, Features]) -> tuple[TunedHead, list[Candidate]]:
+    def _candidates(self, features: Features) -> tuple[TunedHead, list[Candidate]]:
         """The tuned classifier on frozen features and, where time and data allow, the fine-tuned network."""
-        left_s = self.deadline_s - time.monotonic() - _EXPORT_S
-        pooled_NVF = np.concatenate([features[part].pooled for part in ("train", "validation")])
+        left_s = self.left_s - _EXPORT_S
+        pooled_NVF, images = features.pooled, self._learned
         labels_N = np.concatenate([self.truth[part] for part in ("train", "validation")])
-        images = [*self.parts.train, *self.parts.validation]
         start_s = time.monotonic()
         search = partial(
             tune_head,
@@ -244,18 +214,17 @@ class _Run:
             tuned = search()
         head = fit_head(pooled_NVF, labels_N, len(self.labels), tuned.params).tempered(tuned.temperature)
         candidates = [self._head_candidate(tuned, head, labels_N, time.monotonic() - start_s)]
-        left_s = self.deadline_s - time.monotonic() - _EXPORT_S
+        left_s = self.left_s - _EXPORT_S
         if self._may_fine_tune and left_s > _MIN_FINE_TUNE_S:
             candidates.append(self._fine_tuned(features, tuned, left_s))
         return tuned, candidates
 
     @property
     def _may_fine_tune(self) -> bool:
-        num = len(self.parts.train) + len(self.parts.validation)
         return (
             self.settings.fine_tune
             and len(self.parts.validation) >= _MIN_VALIDATION
-            and num <= _MAX_FINE_TUNE_IMAGES
+            and len(self._learned) <= _MAX_FINE_TUNE_IMAGES
         )
 
     def _identity(self, images: Sequence[UsableImage]) -> str:
@@ -291,13 +260,15 @@ class _Run:
             unseen_labels=labels_N,
         )
 
-    def _fine_tuned(self, features: Mapping[str, Features], tuned: TunedHead, left_s: float) -> Candidate:
+    def _fine_tuned(self, features: Features, tuned: TunedHead, left_s: float) -> Candidate:
         start_s = time.monotonic()
-        head = fit_head(features["train"].pooled, self.truth["train"], len(self.labels), tuned.params)
+        num = len(self.parts.train)
+        train, validation = features[:num], features[num:]
+        head = fit_head(train.pooled, self.truth["train"], len(self.labels), tuned.params)
         found = finetune.fine_tune(
-            features["train"],
+            train,
             self.truth["train"],
-            features["validation"],
+            validation,
             self.truth["validation"],
             head.tempered(tuned.temperature),
             budget_s=left_s,
@@ -347,47 +318,25 @@ class _Run:
         save_model(model, self.folder)
         export_image_model(model, self.folder / "model.onnx", output_names=["logits"])
         self.stages.report(_EXPORT, 0.7, message="comparing with the source model")
-        picked = _spread(self.parts.test, _PARITY_IMAGES)
-        images = [read_pixels(self.dataset_dir, image.path, self.config) for image in picked]
-        source_NC, onnx_NC = check_parity(model, self.folder / "model.onnx", images)
+        picked = evenly(self.parts.test, _PARITY_IMAGES)
+        images = [read_pixels(self.dataset_dir, image.path, self.config.input_size) for image in picked]
+        source_NC, onnx_NC = score_parity(
+            model, self.folder / "model.onnx", images, tolerance=_PARITY_TOLERANCE
+        )
         truth_N = np.array([image.label for image in picked])
-        return {
-            "num_samples": len(picked),
-            "max_abs_diff": float(np.abs(source_NC - onnx_NC).max()),
-            "metric_source": float((source_NC.argmax(axis=1) == truth_N).mean()),
-            "metric_onnx": float((onnx_NC.argmax(axis=1) == truth_N).mean()),
-        }
+        return parity(
+            source_NC, onnx_NC, lambda logits_NC: float((logits_NC.argmax(axis=1) == truth_N).mean())
+        )
 
     def _write(self, inspection: ClassInspection, outcome: Outcome) -> dict[str, Any]:
-        parity = self._export(outcome.winner.model)
+        compared = self._export(outcome.winner.model)
         self.stages.report(_REPORT, 0.0)
         write_spec(outcome, self.folder)
-        measured = measure(outcome, self.folder)
-        self.stages.report(_REPORT, 1.0)
-        self.stages.close()
-        duration_s = round(time.monotonic() - self.started_s, 3)
-        report = Report(
-            template=TEMPLATE,
-            name=self.name,
-            seed=self.seed,
-            duration_s=duration_s,
-            timings_s=self.stages.timings_s,
+        return self.finish(
+            num_test=len(self.parts.test),
+            candidate=outcome.winner.row.name,
             check=inspection.report,
             protocol=self.parts.protocol,
-            parity=parity,
-            **measured,
+            parity=compared,
+            **measure(outcome, self.folder),
         )
-        write_json(self.folder / "report.json", report.to_dict())
-        return {
-            "metric": report.metric,
-            "value": report.metrics[report.metric]["value"],
-            "num_test": len(self.parts.test),
-            "candidate": outcome.winner.row.name,
-            "duration_s": duration_s,
-        }
-
-
-def _spread(images: Sequence[UsableImage], num: int) -> list[UsableImage]:
-    """About `num` images, evenly over the list."""
-    picks = np.unique(np.linspace(0, len(images) - 1, min(len(images), num)).round().astype(int))
-    return [images[int(pick)] for pick in picks]
