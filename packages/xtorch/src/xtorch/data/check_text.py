@@ -24,7 +24,8 @@ from xtorch.data.text_findings import (
     report_rows,
     report_texts,
 )
-from xtorch.data.texts import TextData, TextRow, UsableText, read_texts
+from xtorch.data.texts import TextData, TextRow, UsableText, read_texts, shortened
+from xtorch.picks import evenly
 from xtorch.progress import Progress, silent
 from xtorch.tasks.report import Chart, Series
 
@@ -34,7 +35,6 @@ MIN_OF_LABEL = 4
 FEW_OF_LABEL = 16
 FEW_TEST = 50
 _IMBALANCE = 20
-_EXAMPLE_CHARACTERS = 160
 _SHOWN_LABELS = 30
 _MIN_NUMBERS = 20
 
@@ -320,19 +320,10 @@ def _classes(usable: Sequence[UsableText], labels: Sequence[str]) -> list[ClassC
         ClassCount(
             name=label,
             num_items=len(of_label),
-            examples=[_shortened(of_label[int(k)]) for k in _spread(len(of_label), MAX_EXAMPLES)],
+            examples=[shortened(text) for text in evenly(of_label, MAX_EXAMPLES)],
         )
         for label, of_label in texts.items()
     ]
-
-
-def _spread(total: int, num: int) -> np.ndarray:
-    return np.linspace(0, total - 1, min(num, total)).round().astype(int)
-
-
-def _shortened(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _EXAMPLE_CHARACTERS else text[: _EXAMPLE_CHARACTERS - 1] + "…"
 
 
 def _charts(usable: Sequence[UsableText], labels: Sequence[str]) -> list[Chart]:

@@ -212,11 +212,11 @@ def report_texts(usable: Sequence[UsableText], findings: Findings) -> None:
     total = sum(found.values())
     others = total - found["English"]
     if total >= _MIN_TEXTS and others > 0.05 * total:
-        listed = ", ".join(f"{name} {count / total:.0%}" for name, count in found.most_common(5))
+        shares = ", ".join(f"{name} {count / total:.0%}" for name, count in found.most_common(5))
         findings.add(
             "text.languages",
             "warning",
-            f"Texts in languages other than English: {listed}",
+            f"Texts in languages other than English: {shares}",
             "The pretrained model learned from English texts. Others work less well, the less the more their "
             "script differs: look at the test result of each language.",
             num=others,

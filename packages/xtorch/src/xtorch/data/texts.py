@@ -21,6 +21,7 @@ _TRUE = frozenset(("1", "true", "1.0", "yes"))
 _FASTTEXT = re.compile(r"((?:__label__\S+\s+)+)(.*)")
 _UNLABELLED_FOLDERS = ("unsup", "unlabelled", "unlabeled")
 _SPACE = re.compile(r"\s+")
+_SHOWN_CHARACTERS = 160
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +306,12 @@ def _from_lines(
 
 
 # --------------------------------------------------------------------------------------- labels, texts
+
+
+def shortened(text: str) -> str:
+    """A text in one line, short enough for a table's cell."""
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
 
 
 def tidy(text: str) -> str:
