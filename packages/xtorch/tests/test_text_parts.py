@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
-from torch import Tensor
 
 from xtorch.data.texts import UsableText
-from xtorch.errors import SettingsError, TrainingError
+from xtorch.errors import DataError, SettingsError
 from xtorch.models.bert import Bert, BertConfig, SentenceEncoder
 from xtorch.tasks.recipe import parse_settings
 from xtorch.tasks.text.contrastive import (
     balanced_batches,
+    contrastive_tuning,
     cosine_pair_loss,
     likeness,
     name_sentences,
-    tune_contrastively,
 )
 from xtorch.tasks.text.figures import macro_f1
-from xtorch.tasks.text.full import tune_fully
+from xtorch.tasks.text.full import full_tuning
+from xtorch.tasks.text.kept import Kept
 from xtorch.tasks.text.linear import fit_linear
 from xtorch.tasks.text.model import TextModel, TextModelConfig
 from xtorch.tasks.text.operating import (
@@ -37,7 +38,7 @@ from xtorch.tasks.text.operating import (
 from xtorch.tasks.text.settings import TextSettings
 from xtorch.tasks.text.split import deal, split_texts
 from xtorch.tasks.text.tokens import Tokens, drop_tokens, outputs_of
-from xtorch.tasks.text.training import Plan, train
+from xtorch.tasks.text.training import Plan
 
 SMALL = BertConfig(vocabulary=50, channels=16, layers=2, heads=2, intermediate=32, max_length=32)
 
@@ -94,6 +95,18 @@ def test_balanced_batches_hold_every_label_and_no_text_twice() -> None:
     assert set(np.concatenate(batches).tolist()) == set(range(40))
 
 
+def test_balanced_batches_of_many_labels_hold_pairs_and_any_two_labels_meet() -> None:
+    targets = np.repeat(np.eye(20, dtype=int), 6, axis=0)
+    together = np.zeros((20, 20), dtype=int)
+    for batch in itertools.islice(balanced_batches(targets, 8, np.random.default_rng(0)), 400):
+        counts = targets[batch].sum(axis=0)
+        assert counts.sum() == 8
+        assert counts.max() >= 2
+        together += (counts[:, None] > 0) & (counts[None, :] > 0)
+    assert together.min() > 0
+    assert np.diag(together).max() < 1.3 * np.diag(together).min()
+
+
 def test_balanced_batches_end_when_texts_are_fewer_than_a_batch() -> None:
     targets = np.array([[1, 0], [0, 1], [0, 0]])
     assert sorted(next(balanced_batches(targets, 32, np.random.default_rng(0))).tolist()) == [0, 1]
@@ -110,8 +123,8 @@ def test_contrastive_tuning_draws_labels_apart_and_repeats_with_its_seed() -> No
     plan = Plan(steps=40, batch_size=24, learning_rate=3e-3)
     first, second = encoder(), encoder()
     before = gap(first)
-    assert tune_contrastively(first, tokens, targets, plan, seed=3) == 40
-    tune_contrastively(second, tokens, targets, plan, seed=3)
+    for model in (first, second):
+        contrastive_tuning(model, tokens, targets, plan).run(seed=3)
     assert gap(first) > before + 0.08
     assert not first.training
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
@@ -149,43 +162,91 @@ def test_full_tuning_lowers_the_loss_and_learns(multi_label: bool) -> None:
     tokens, targets = word_texts()
     model = TextModel(TextModelConfig(num_labels=3, bert=SMALL), encoder())
     losses: list[float] = []
-    steps = tune_fully(
-        model,
-        tokens,
-        targets,
-        Plan(steps=160, batch_size=16, learning_rate=3e-3, layer_decay=0.9),
-        multi_label=multi_label,
-        seed=0,
-        report=lambda done, of, loss: losses.append(loss),
+    plan = Plan(steps=160, batch_size=16, learning_rate=3e-3, layer_decay=0.9)
+    full_tuning(model, tokens, targets, plan, multi_label=multi_label).run(
+        seed=0, report=lambda done, of, loss: losses.append(loss)
     )
-    assert steps == len(losses) == 160
+    assert len(losses) == 160
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:5])
     assert (outputs_of(model, tokens).argmax(axis=1) == targets.argmax(axis=1)).mean() > 0.85
 
 
-def test_training_ends_within_its_limit_but_not_before_the_least_steps() -> None:
-    weight = torch.nn.Parameter(torch.ones(3))
-    reports: list[tuple[int, int]] = []
-    plan = Plan(steps=10_000_000, limit_s=0.0, min_steps=7)
-    done = train(
-        [{"params": [weight], "share": 1.0}],
-        lambda: weight.square().sum(),
-        plan,
-        report=lambda made, of, loss: reports.append((made, of)),
+def test_a_plan_is_shortened_but_not_below_the_least_steps() -> None:
+    plan = Plan(steps=200, least_steps=30)
+    assert [plan.shortened(share).steps for share in (1.0, 0.5, 0.01)] == [200, 100, 30]
+    assert Plan(steps=20, least_steps=30).shortened(0.1).steps == 20
+
+
+def test_measuring_a_step_leaves_the_model_as_it_is() -> None:
+    tokens, targets = word_texts()
+    model = TextModel(TextModelConfig(num_labels=3, bert=SMALL), encoder())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert full_tuning(model, tokens, targets, Plan(steps=9), multi_label=False).step_s() > 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not model.training
+
+
+class KilledError(Exception):
+    """Stands for a process that ends in the middle of a step."""
+
+
+def test_tuning_that_was_killed_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xtorch.tasks.text.training._CHECKPOINT_EVERY_S", 0.0)
+    tokens, targets = word_texts()
+    plan = Plan(steps=12, batch_size=8, learning_rate=3e-3)
+
+    def model() -> TextModel:
+        torch.manual_seed(0)
+        return TextModel(TextModelConfig(num_labels=3, bert=SMALL), encoder())
+
+    whole = model()
+    full_tuning(whole, tokens, targets, plan, multi_label=False).run(seed=1)
+
+    def killed(done: int, of: int, loss: float) -> None:
+        if done == 7:
+            raise KilledError
+
+    first, steps = model(), []
+    with pytest.raises(KilledError):
+        full_tuning(first, tokens, targets, plan, multi_label=False).run(
+            seed=1, checkpoints=tmp_path / "fit", report=killed
+        )
+    second = model()
+    full_tuning(second, tokens, targets, plan, multi_label=False).run(
+        seed=1, checkpoints=tmp_path / "fit", report=lambda done, of, loss: steps.append(done)
     )
-    assert done == 7
-    assert reports[-1] == (7, 7)
+    assert steps == list(range(7, 13))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
 
 
-def test_training_refuses_a_loss_that_is_no_number() -> None:
-    weight = torch.nn.Parameter(torch.ones(3))
-
-    def loss() -> Tensor:
-        return weight.sum() * math.nan
-
-    with pytest.raises(TrainingError) as caught:
-        train([{"params": [weight], "share": 1.0}], loss, Plan(steps=2))
-    assert caught.value.code == "training.failed"
+def test_kept_decisions_and_logits_come_back_and_go_with_the_run(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "run")
+    assert kept.share("contrastive", lambda: 0.25) == 0.25
+    assert Kept(tmp_path / "run").share("contrastive", lambda: 1.0) == 0.25
+    assert kept.logits("contrastive-0") is None
+    steps = kept.checkpoints("contrastive-0")
+    assert steps is not None
+    steps.mkdir()
+    logits = np.arange(6.0).reshape(3, 2)
+    kept.keep_logits("contrastive-0", logits)
+    assert not steps.exists()
+    found = Kept(tmp_path / "run").logits("contrastive-0")
+    assert found is not None
+    np.testing.assert_array_equal(found, logits)
+    (tmp_path / "run/contrastive.json").write_text("{")
+    assert kept.share("contrastive", lambda: 0.5) == 0.5
+    kept.clear()
+    assert list(tmp_path.iterdir()) == []
+    nothing = Kept(None)
+    assert (nothing.share("x", lambda: 1.0), nothing.checkpoints("x"), nothing.logits("x")) == (
+        1.0,
+        None,
+        None,
+    )
 
 
 def test_outputs_come_back_in_the_texts_order_and_padding_changes_nothing() -> None:
@@ -238,10 +299,25 @@ def test_split_cross_validates_where_texts_are_few_and_holds_back_where_not() ->
     assert sorted(judged.tolist()) == few.development.tolist()
     assert all(not set(fit.tolist()) & set(judge.tolist()) for fit, judge in few.folds)
     assert "cross-validation" in few.protocol
-    many = split_texts(*_texts([None] * 400, ["a", "b"] * 200), seed=0)
-    assert [len(part) for part in (many.train, many.validation, many.test)] == [260, 60, 80]
-    assert split_texts(*_texts([None] * 400, ["a", "b"] * 200), seed=0).test.tolist() == many.test.tolist()
-    assert split_texts(*_texts([None] * 400, ["a", "b"] * 200), seed=1).test.tolist() != many.test.tolist()
+    many = _texts([None] * 1200, ["a", "b", "c"] * 400)
+    split = split_texts(*many, seed=0)
+    assert [len(part) for part in (split.train, split.validation, split.test)] == [780, 180, 240]
+    assert not split.is_cross_validated
+    assert split_texts(*many, seed=0).test.tolist() == split.test.tolist()
+    assert split_texts(*many, seed=1).test.tolist() != split.test.tolist()
+
+
+def test_a_rare_label_among_many_texts_does_not_call_for_cross_validation() -> None:
+    split = split_texts(*_texts([None] * 1200, [*["rare"] * 8, *["a", "b"] * 596]), seed=0)
+    assert not split.is_cross_validated
+
+
+def test_split_refuses_texts_that_are_all_alike() -> None:
+    texts, targets = _texts([None] * 12, ["a", "b"] * 6)
+    alike = [dataclasses.replace(text, group=0) for text in texts]
+    with pytest.raises(DataError) as caught:
+        split_texts(alike, targets, seed=0)
+    assert caught.value.hint
 
 
 # ------------------------------------------------------------------------------- probabilities, thresholds
@@ -312,9 +388,17 @@ def test_operating_point_is_safe_and_no_stricter_than_needed() -> None:
     assert point.guaranteed
     answered = confidence >= point.threshold
     assert answered.mean() == pytest.approx(point.coverage)
-    assert upper_bound(int((~right[answered]).sum()), int(answered.sum())) <= 0.1
-    more = confidence >= point.threshold - 0.05
+    assert upper_bound(int((~right[answered]).sum()), int(answered.sum()), 1 - 0.05 / 20) <= 0.1
+    more = confidence >= point.threshold - 0.1
     assert upper_bound(int((~right[more]).sum()), int(more.sum())) > 0.1
+
+
+def test_operating_points_promise_is_kept_in_nineteen_of_twenty_draws() -> None:
+    """Of texts whose confidence says nothing, a fifth wrong: many thresholds are compared, and one that looks
+    safe by luck must be rare."""
+    rng = np.random.default_rng(0)
+    broken = sum(operating_point(rng.random(400), rng.random(400) < 0.8, 0.19).guaranteed for _ in range(300))
+    assert broken <= 0.05 * 300 + 2 * np.sqrt(0.05 * 0.95 * 300)
 
 
 def test_operating_point_answers_everything_where_all_is_right_and_says_when_it_cannot_be_sure() -> None:

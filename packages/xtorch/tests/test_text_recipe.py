@@ -20,9 +20,10 @@ from xinfer.preproc.text import Tokenizer
 from xinfer.tasks.spec import parse_task
 from xinfer.tasks.text import TextClassification
 from xinfer.zoo.nlp import classify
+from xtorch.callbacks import TrainState
 from xtorch.errors import ColumnsError, DataError, ParityError, SettingsError, TableError, WeightsError
 from xtorch.models.bert import Bert, BertConfig, SentenceEncoder, minilm_folder
-from xtorch.tasks.text import NaivePipeline, build_inputs, load_model, run
+from xtorch.tasks.text import NaivePipeline, build_inputs, load_model, run, training
 from xtorch.tasks.text import recipe as recipe_module
 from xtorch.tasks.text.explain import word_weights
 from xtorch.tasks.text.files import INPUTS, TOKENIZER, OnnxTextModel, export_model, logits_parity
@@ -129,7 +130,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.fixture(scope="module")
 def larger(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A given test part, a held-back validation part, some wrong labels, abstaining."""
-    lines = table(330).splitlines()
+    lines = table(960).splitlines()
     for index in range(5, 60, 10):
         text, label = lines[index].split(",")
         lines[index] = f"{text},{'food' if label == 'sport' else 'sport'}"
@@ -343,6 +344,47 @@ def test_build_inputs_refuse_another_dataset(trained: Trained, tmp_path: Path) -
     (tmp_path / "other.csv").write_text(table(30))
     with pytest.raises(DataError):
         build_inputs(trained.folder, tmp_path)
+
+
+class KilledError(Exception):
+    """Stands for a process that ends in the middle of a step."""
+
+
+def test_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the third of four folds, and once more while the rung learns from all texts."""
+    steps: list[int] = []
+    tell = training._Told.on_batch_end
+
+    def counted(self: training._Told, state: TrainState) -> None:
+        steps.append(state.step)
+        if len(steps) in (130, 240):
+            raise KilledError
+        tell(self, state)
+
+    monkeypatch.setattr(training, "_CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(training._Told, "on_batch_end", counted)
+
+    def start() -> dict[str, Any]:
+        return run(
+            trained.data,
+            tmp_path / "out",
+            name="topics",
+            budget_s=1e6,
+            settings={"max_tokens": 64},
+            cache_dir=tmp_path / "cache",
+        )
+
+    for _ in range(2):
+        with pytest.raises(KilledError):
+            start()
+        assert list((tmp_path / "out").iterdir()) == []
+    assert start()["value"] == trained.result["value"]
+    for name in ("model.safetensors", "model.onnx", "task.json", "splits.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (trained.folder / name).read_bytes(), name
+    assert len(steps) == 5 * 50 + 2  # but for the two that were interrupted, nothing is done twice
+    assert list((tmp_path / "cache/text").iterdir()) == []
 
 
 def test_progress_rises_to_one(trained: Trained) -> None:

@@ -8,26 +8,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
-from torch import nn
 
 from xtorch.models.bert import SentenceEncoder
-from xtorch.tasks.text.contrastive import NAME_COPIES, name_sentences, tune_contrastively
-from xtorch.tasks.text.full import tune_fully
+from xtorch.tasks.text.contrastive import NAME_COPIES, contrastive_tuning, name_sentences
+from xtorch.tasks.text.full import full_tuning
 from xtorch.tasks.text.linear import LinearHead, fit_linear
 from xtorch.tasks.text.model import TextModel, TextModelConfig
 from xtorch.tasks.text.tokens import Tokens, outputs_of
-from xtorch.tasks.text.training import Plan
+from xtorch.tasks.text.training import Plan, StepReport, Tuning
 
 FEW_OF_LABEL = 32
 """With at most as many texts of a label (median), its name is worth learning from."""
 _TFIDF_FEATURES = 20_000
-
-Report = Callable[[float, str], None]
-"""Share of a rung that is done, and a message."""
 
 
 @dataclass(kw_only=True)
@@ -40,6 +37,7 @@ class Corpus:
         frozen: Embeddings by the published encoder, float32 [N,D].
         targets: Labels, 0 or 1, int64 [N,C].
         labels: Names of the columns.
+        multi_label: Whether a text may have any number of them; else it has one.
         encoder: The published one; never changed.
         tokenise: For label names.
         use_label_names: Whether these may be learned from.
@@ -71,20 +69,41 @@ class Fitted:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What a rung that tunes the encoder has to know of the run; the others do without.
+
+    Attributes:
+        seed: Of everything that is random.
+        share: Of the planned steps, so many are made (at least a few), 0..1.
+        checkpoints: Where an interrupted fit goes on from; None: nowhere.
+        report: Told of each step.
+    """
+
+    seed: int = 0
+    share: float = 1.0
+    checkpoints: Path | None = None
+    report: StepReport | None = None
+
+
 class Rung(Protocol):
     """A way to fit a classifier."""
 
     name: str
     title: str
 
-    def fit(self, rows: np.ndarray, *, seed: int, limit_s: float, report: Report) -> Fitted:
+    def fit(self, rows: np.ndarray, effort: Effort) -> Fitted:
         """
         Args:
             rows: Which texts of the corpus to learn from.
-            seed: Of everything that is random.
-            limit_s: Steps are left out that do not fit into it.
-            report: Told about progress.
         """
+
+
+class TunedRung(Rung, Protocol):
+    """A rung that takes long, and knows how long."""
+
+    def fit_s(self, rows: np.ndarray) -> float:
+        """Seconds that all planned steps on these texts take here, as measured on a few."""
 
 
 @dataclass(kw_only=True)
@@ -95,8 +114,8 @@ class Majority:
     name: str = "majority"
     title: str = "Always the most frequent label"
 
-    def fit(self, rows: np.ndarray, *, seed: int, limit_s: float, report: Report) -> Fitted:
-        del seed, limit_s, report
+    def fit(self, rows: np.ndarray, effort: Effort) -> Fitted:
+        del effort
         share_C = (self.corpus.targets[rows].mean(axis=0)).clip(1e-6, 1 - 1e-6)
         logits_C = np.log(share_C / (1 - share_C)) if self.corpus.multi_label else np.log(share_C)
         return Fitted(logits=lambda picked: np.tile(logits_C, (len(picked), 1)))
@@ -115,8 +134,8 @@ class Tfidf:
     name: str = "tfidf"
     title: str = "Words (TF-IDF) and a linear classifier"
 
-    def fit(self, rows: np.ndarray, *, seed: int, limit_s: float, report: Report) -> Fitted:
-        del seed, limit_s, report
+    def fit(self, rows: np.ndarray, effort: Effort) -> Fitted:
+        del effort
         texts = self.corpus.texts
         # Scripts without spaces have no words to cut out: runs of characters work for all.
         spaced = np.mean([" " in texts[i].strip() for i in rows]) > 0.5
@@ -130,7 +149,7 @@ class Tfidf:
         try:
             features = vectors.fit_transform([texts[i] for i in rows])
         except ValueError:
-            return Majority(corpus=self.corpus).fit(rows, seed=0, limit_s=0, report=lambda *_: None)
+            return Majority(corpus=self.corpus).fit(rows, Effort())
         head = fit_linear(
             features,
             self.corpus.targets[rows],
@@ -174,8 +193,8 @@ class Frozen:
     name: str = "frozen"
     title: str = "Frozen sentence embeddings (MiniLM) and a linear classifier"
 
-    def fit(self, rows: np.ndarray, *, seed: int, limit_s: float, report: Report) -> Fitted:
-        del seed, limit_s, report
+    def fit(self, rows: np.ndarray, effort: Effort) -> Fitted:
+        del effort
         corpus = self.corpus
         features, targets = corpus.frozen[rows], corpus.targets[rows]
         names, name_targets = _with_names(corpus, rows)
@@ -190,9 +209,19 @@ class Frozen:
         )
 
 
-def _tuned_logits(corpus: Corpus, model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
-    """Logits of a tuned model, in bfloat16."""
-    return lambda picked: outputs_of(model, corpus.tokens.take(picked)).astype(np.float64)
+def _tuned(corpus: Corpus, model: TextModel, plan: Plan, planned: Plan, **settings: Any) -> Fitted:
+    """A tuned model as a rung's result; its logits are computed in bfloat16."""
+    return Fitted(
+        logits=lambda picked: outputs_of(model, corpus.tokens.take(picked)).astype(np.float64),
+        model=lambda: model,
+        settings={
+            "steps": plan.steps,
+            "planned_steps": planned.steps,
+            "batch_size": plan.batch_size,
+            "learning_rate": plan.learning_rate,
+            **settings,
+        },
+    )
 
 
 @dataclass(kw_only=True)
@@ -205,29 +234,41 @@ class Contrastive:
     name: str = "contrastive"
     title: str = "Contrastive fine-tuning (SetFit) and a linear classifier"
 
-    def fit(self, rows: np.ndarray, *, seed: int, limit_s: float, report: Report) -> Fitted:
-        corpus = self.corpus
-        tokens, targets = corpus.tokens.take(rows), corpus.targets[rows]
-        names, name_targets = _with_names(corpus, rows)
-        tokens = Tokens([*tokens.ids, *names.ids], pad_id=tokens.pad_id)
-        targets = np.concatenate([targets, name_targets])
-        encoder = copy.deepcopy(corpus.encoder)
-        plan = contrastive_plan(len(tokens), limit_s=limit_s, learning_rate=self.learning_rate)
-        steps = tune_contrastively(encoder, tokens, targets, plan, seed=seed, report=_steps(report))
-        features = outputs_of(encoder, tokens)
-        head = fit_linear(features, targets, multi_label=corpus.multi_label, strength=self.strength)
-        model = _model_of(corpus, encoder, head)
-        return Fitted(
-            logits=_tuned_logits(corpus, model),
-            model=lambda: model,
-            settings={
-                "strength": self.strength,
-                "steps": steps,
-                "planned_steps": plan.steps,
-                "batch_size": plan.batch_size,
-                "learning_rate": plan.learning_rate,
-                "label_names": bool(len(names)),
-            },
+    def fit(self, rows: np.ndarray, effort: Effort) -> Fitted:
+        tokens, targets = self._texts(rows)
+        planned = contrastive_plan(len(tokens), learning_rate=self.learning_rate)
+        plan = planned.shortened(effort.share)
+        encoder = copy.deepcopy(self.corpus.encoder)
+        contrastive_tuning(encoder, tokens, targets, plan).run(
+            seed=effort.seed, checkpoints=effort.checkpoints, report=effort.report
+        )
+        head = fit_linear(
+            outputs_of(encoder, tokens),
+            targets,
+            multi_label=self.corpus.multi_label,
+            strength=self.strength,
+        )
+        return _tuned(
+            self.corpus,
+            _model_of(self.corpus, encoder, head),
+            plan,
+            planned,
+            strength=self.strength,
+            label_names=len(tokens) > len(rows),
+        )
+
+    def fit_s(self, rows: np.ndarray) -> float:
+        tokens, targets = self._texts(rows)
+        plan = contrastive_plan(len(tokens), learning_rate=self.learning_rate)
+        tuning = contrastive_tuning(copy.deepcopy(self.corpus.encoder), tokens, targets, plan)
+        return plan.steps * tuning.step_s()
+
+    def _texts(self, rows: np.ndarray) -> tuple[Tokens, np.ndarray]:
+        """What is learned from: texts and, where they help, labels' names."""
+        tokens, targets = self.corpus.tokens.take(rows), self.corpus.targets[rows]
+        names, name_targets = _with_names(self.corpus, rows)
+        return Tokens([*tokens.ids, *names.ids], pad_id=tokens.pad_id), np.concatenate(
+            [targets, name_targets]
         )
 
 
@@ -241,52 +282,48 @@ class FineTuned:
     name: str = "fine_tuned"
     title: str = "Full fine-tuning"
 
-    def fit(self, rows: np.ndarray, *, seed: int, limit_s: float, report: Report) -> Fitted:
+    def fit(self, rows: np.ndarray, effort: Effort) -> Fitted:
+        planned = full_plan(len(rows), learning_rate=self.learning_rate)
+        plan = planned.shortened(effort.share)
+        model = self._start(rows)
+        self._tuning(model, rows, plan).run(
+            seed=effort.seed, checkpoints=effort.checkpoints, report=effort.report
+        )
+        return _tuned(self.corpus, model, plan, planned)
+
+    def fit_s(self, rows: np.ndarray) -> float:
+        plan = full_plan(len(rows), learning_rate=self.learning_rate)
+        return plan.steps * self._tuning(self._start(rows), rows, plan).step_s()
+
+    def _start(self, rows: np.ndarray) -> TextModel:
+        """The published encoder with a head that is fitted."""
         corpus = self.corpus
-        targets = corpus.targets[rows]
         head = fit_linear(
-            corpus.frozen[rows], targets, multi_label=corpus.multi_label, strength=self.strength
-        )
-        model = _model_of(corpus, copy.deepcopy(corpus.encoder), head)
-        plan = full_plan(len(rows), limit_s=limit_s, learning_rate=self.learning_rate)
-        steps = tune_fully(
-            model,
-            corpus.tokens.take(rows),
-            targets,
-            plan,
+            corpus.frozen[rows],
+            corpus.targets[rows],
             multi_label=corpus.multi_label,
-            seed=seed,
-            report=_steps(report),
+            strength=self.strength,
         )
-        return Fitted(
-            logits=_tuned_logits(corpus, model),
-            model=lambda: model,
-            settings={
-                "steps": steps,
-                "planned_steps": plan.steps,
-                "batch_size": plan.batch_size,
-                "learning_rate": plan.learning_rate,
-            },
+        return _model_of(corpus, copy.deepcopy(corpus.encoder), head)
+
+    def _tuning(self, model: TextModel, rows: np.ndarray, plan: Plan) -> Tuning:
+        corpus = self.corpus
+        return full_tuning(
+            model, corpus.tokens.take(rows), corpus.targets[rows], plan, multi_label=corpus.multi_label
         )
 
 
-def contrastive_plan(num: int, *, limit_s: float, learning_rate: float = 5e-5) -> Plan:
+def contrastive_plan(num: int, *, learning_rate: float = 5e-5) -> Plan:
     """For `num` texts: 50 batches of up to 32, and with more texts two passes over them."""
-    steps = max(50, -(-2 * num // 32))
-    return Plan(steps=steps, batch_size=32, learning_rate=learning_rate, limit_s=limit_s)
+    return Plan(steps=max(50, -(-2 * num // 32)), batch_size=32, learning_rate=learning_rate)
 
 
-def full_plan(num: int, *, limit_s: float, learning_rate: float = 8e-5) -> Plan:
+def full_plan(num: int, *, learning_rate: float = 8e-5) -> Plan:
     """For `num` texts: three passes in batches of 16, and at least 60 of them."""
     return Plan(
         steps=max(60, -(-3 * num // 16)),
         batch_size=16,
         learning_rate=learning_rate,
         layer_decay=0.9,
-        limit_s=limit_s,
-        min_steps=30,
+        least_steps=30,
     )
-
-
-def _steps(report: Report) -> Callable[[int, int, float], None]:
-    return lambda done, of, loss: report(done / of, f"step {done} of {of}, loss {loss:.3f}")

@@ -12,19 +12,25 @@ Shapes: N texts, D channels, C labels.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from xtorch.models.bert import SentenceEncoder
 from xtorch.tasks.text.tokens import Tokens, drop_tokens
-from xtorch.tasks.text.training import Plan, layer_groups, train
+from xtorch.tasks.text.training import Plan, Tuning, layer_groups, numpy_generator
 
 NAME_COPIES = 2
 """How often a label's sentence stands among the texts to learn from."""
+_TEXTS_AT_ONCE = 8
+"""A batch passes the encoder in pieces of texts of like length: a third less padding."""
+_Batch = tuple[list[tuple[Tensor, Tensor]], Tensor]
+"""Token numbers and mask of each piece, and how alike all its texts are."""
+_LEAST_OF_LABEL = 2
+"""Texts of a label that a batch holds at least, if it holds the label: one alone has no like."""
 
 
 def name_sentences(labels: Sequence[str]) -> list[str | None]:
@@ -65,63 +71,56 @@ def likeness(targets_NC: np.ndarray) -> Tensor:
 
 
 def balanced_batches(targets_NC: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Endless batches with every label in turn, each label's texts in a new order once all were seen.
+    """Endless batches with several texts of each label that they hold, so that there are like pairs.
+
+    Labels come in random order, each as often as any other; so do a label's texts.
 
     Args:
         targets_NC: 0 or 1; of several labels a text has, any may call for it.
     """
     members = [rows for column in targets_NC.T if len(rows := np.flatnonzero(column))]
     size = min(size, int((targets_NC.sum(axis=1) > 0).sum()))
-    queues: list[list[int]] = [[] for _ in members]
-    turn = 0
+    of_label = max(_LEAST_OF_LABEL, size // len(members))
+    texts: list[list[int]] = [[] for _ in members]
+    labels: list[int] = []
     while True:
+        if len(labels) * of_label < size:
+            labels = rng.permutation(len(members)).tolist()
         batch: dict[int, None] = {}
         while len(batch) < size:
-            which = turn % len(members)
-            turn += 1
-            if not queues[which]:
-                queues[which] = rng.permutation(members[which]).tolist()
-            batch[queues[which].pop()] = None
+            if not labels:
+                labels = rng.permutation(len(members)).tolist()
+            label = labels.pop()
+            for _ in range(min(of_label, size - len(batch))):
+                if not texts[label]:
+                    texts[label] = rng.permutation(members[label]).tolist()
+                batch[texts[label].pop()] = None
         yield np.array(list(batch))
 
 
-def tune_contrastively(
-    encoder: SentenceEncoder,
-    tokens: Tokens,
-    targets_NC: np.ndarray,
-    plan: Plan,
-    *,
-    seed: int,
-    report: Callable[[int, int, float], None] | None = None,
-) -> int:
-    """Tune an encoder in place; it ends in evaluation mode.
+def contrastive_tuning(
+    encoder: SentenceEncoder, tokens: Tokens, targets_NC: np.ndarray, plan: Plan
+) -> Tuning:
+    """How an encoder is tuned so that texts of one label come together.
 
     Args:
         tokens: Texts to learn from.
         targets_NC: Their labels, 0 or 1.
-        seed: Decides batches and hidden tokens.
-        report: As of `train`.
-
-    Returns:
-        The steps that were made.
-
-    Raises:
-        TrainingError: The loss is not finite.
     """
-    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     same_NN = likeness(targets_NC)
-    batches = balanced_batches(targets_NC, plan.batch_size, rng)
 
-    def next_loss() -> Tensor:
-        rows = next(batches)
-        ids_NS, mask_NS = drop_tokens(*tokens.batch(rows), plan.token_dropout, generator)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            embeddings_ND = encoder(ids_NS, mask_NS)
-        picked = torch.from_numpy(rows)
-        return cosine_pair_loss(F.normalize(embeddings_ND.float(), dim=1), same_NN[picked][:, picked])
+    def draw(generator: torch.Generator) -> Iterator[_Batch]:
+        for batch in balanced_batches(targets_NC, plan.batch_size, numpy_generator(generator)):
+            rows = batch[np.argsort(tokens.lengths[batch], kind="stable")]
+            pieces = [rows[start : start + _TEXTS_AT_ONCE] for start in range(0, len(rows), _TEXTS_AT_ONCE)]
+            texts = [drop_tokens(*tokens.batch(piece), plan.token_dropout, generator) for piece in pieces]
+            picked = torch.from_numpy(rows)
+            yield texts, same_NN[picked][:, picked]
 
-    encoder.train()
-    try:
-        return train(layer_groups(encoder, plan), next_loss, plan, report=report)
-    finally:
-        encoder.eval()
+    def loss(model: nn.Module, batch: _Batch) -> Tensor:
+        texts, same_nn = batch
+        embeddings_ND = torch.cat([model(ids_NS, mask_NS) for ids_NS, mask_NS in texts]).float()
+        with torch.autocast("cpu", enabled=False):
+            return cosine_pair_loss(F.normalize(embeddings_ND, dim=1), same_nn)
+
+    return Tuning(model=encoder, draw=draw, loss=loss, groups=layer_groups(encoder, plan), plan=plan)

@@ -17,7 +17,7 @@ from xtorch.class_metrics import (
     reliability,
     suspicious_labels,
 )
-from xtorch.data.texts import UsableText
+from xtorch.data.texts import UsableText, shortened
 from xtorch.metrics import wilson
 from xtorch.tasks.report import Chart, Series, Table
 from xtorch.tasks.text.operating import LEVELS, OperatingPoint, operating_point
@@ -27,7 +27,6 @@ _MAX_POINTS = 200
 _MAX_CONFUSION = 40
 _MAX_BARS = 40
 _SHOWN = 30
-_CELL_CHARACTERS = 140
 
 
 def macro_f1(truth_NC: np.ndarray, given_NC: np.ndarray) -> float:
@@ -304,9 +303,3 @@ def mislabelled_table(
         note="Found by confident learning with cross-validated probabilities; the most suspicious first. "
         "Each is either a wrong label or a text that is hard to tell.",
     )
-
-
-def shortened(text: str) -> str:
-    """A text in one line, for a table's cell."""
-    text = " ".join(text.split())
-    return text if len(text) <= _CELL_CHARACTERS else text[: _CELL_CHARACTERS - 1] + "…"

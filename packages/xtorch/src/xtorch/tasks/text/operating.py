@@ -17,6 +17,8 @@ from xtorch.metrics import Interval, wilson
 LEVELS = (0.01, 0.02, 0.05, 0.1)
 """Shares of wrong answers that the report gives the operating point of."""
 _CONFIDENCE = 0.95
+_COVERAGES = 20
+"""Shares of texts to answer that are tried: steps of 5 %."""
 
 
 def probabilities(logits_NC: np.ndarray, temperature: float, *, multi_label: bool) -> np.ndarray:
@@ -105,22 +107,23 @@ class OperatingPoint:
     guaranteed: bool
 
 
-def upper_bound(wrong: int, total: int) -> float:
-    """The largest share of wrong answers that `wrong` of `total` speak for, one-sided, at 95 %.
+def upper_bound(wrong: int, total: int, confidence: float = _CONFIDENCE) -> float:
+    """The largest share of wrong answers that `wrong` of `total` speak for, one-sided.
 
     Source: Clopper and Pearson, "The use of confidence or fiducial limits" (Biometrika 1934).
     """
-    return 1.0 if wrong >= total else float(beta.ppf(_CONFIDENCE, wrong + 1, total - wrong))
+    return 1.0 if wrong >= total else float(beta.ppf(confidence, wrong + 1, total - wrong))
 
 
 def operating_point(confidence_N: np.ndarray, right_N: np.ndarray, max_wrong: float) -> OperatingPoint:
     """The lowest confidence above which at most a share of the answers is wrong.
 
-    Where no confidence is safe even by the upper bound, the lowest that is by the share itself is taken,
-    else the highest that any text reaches.
+    Shares of the texts from 5 % to all are tried; with 95 % confidence none that is found safe is not. Where
+    none is safe, the lowest confidence at which the share itself is small enough is taken, else the highest
+    that any text reaches.
 
     Source: Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks" (NeurIPS 2017), section
-    3, without the correction for the number of thresholds that are compared.
+    3: the confidence is divided among the thresholds that are compared (Bonferroni).
 
     Args:
         confidence_N: Probability of the best label, of texts that were not learned from.
@@ -129,10 +132,14 @@ def operating_point(confidence_N: np.ndarray, right_N: np.ndarray, max_wrong: fl
     order = np.argsort(-confidence_N, kind="stable")
     sorted_N = confidence_N[order]
     wrong_N = np.cumsum(~right_N[order])
+    # Between texts of one confidence nothing can be cut.
     ends = np.flatnonzero(np.append(sorted_N[1:] < sorted_N[:-1], True))
-    safe = [i for i in ends if upper_bound(int(wrong_N[i]), int(i) + 1) <= max_wrong]
-    likely = [i for i in ends if wrong_N[i] <= max_wrong * (i + 1)]
-    last = int(max(safe) if safe else max(likely) if likely else ends[0])
+    wanted = np.ceil(np.arange(1, _COVERAGES + 1) * len(order) / _COVERAGES).astype(int) - 1
+    tried = {int(ends[np.searchsorted(ends, index)]) for index in wanted}
+    strict = 1 - (1 - _CONFIDENCE) / len(tried)
+    safe = [i for i in tried if upper_bound(int(wrong_N[i]), i + 1, strict) <= max_wrong]
+    likely = [int(i) for i in ends if wrong_N[i] <= max_wrong * (i + 1)]
+    last = max(safe) if safe else max(likely) if likely else int(ends[0])
     everything = last == len(order) - 1
     return OperatingPoint(
         max_wrong=max_wrong,

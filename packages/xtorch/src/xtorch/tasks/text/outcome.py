@@ -5,20 +5,17 @@ Shapes: N texts, C labels.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from xinfer.preproc.text import Tokenizer
 from xtorch.data.check_text import TextInspection
-from xtorch.progress import Stages
-from xtorch.tasks.recipe import write_json
-from xtorch.tasks.report import LeaderboardRow, Picture, Report
-from xtorch.tasks.text.candidates import Corpus, Fitted, Rung
+from xtorch.data.texts import shortened
+from xtorch.tasks.report import LeaderboardRow, Picture
+from xtorch.tasks.text.candidates import Corpus
+from xtorch.tasks.text.competition import Entry
 from xtorch.tasks.text.explain import word_weights
 from xtorch.tasks.text.figures import (
     abstention_table,
@@ -33,7 +30,6 @@ from xtorch.tasks.text.figures import (
     mislabelled_table,
     operating_figures,
     reliability_chart,
-    shortened,
 )
 from xtorch.tasks.text.files import tokenizer_bytes
 from xtorch.tasks.text.linear import fit_linear
@@ -44,31 +40,6 @@ from xtorch.tasks.text.split import TextSplit, deal
 _MISTAKES, _RIGHT = 10, 3
 _MAX_HELD_OUT = 5000
 _MISLABEL_FOLDS = 5
-
-
-@dataclass(kw_only=True)
-class Entry:
-    """A rung with what it gave.
-
-    Attributes:
-        fitted: On the training part, or on all texts but the test's after cross-validation.
-        held: Texts that it was judged by, each by a model that did not see it; `held_logits` [N,C] are
-            theirs.
-        limit_s: Time that one fit may take.
-    """
-
-    rung: Rung
-    kind: Literal["baseline", "model"]
-    fitted: Fitted | None
-    settings: dict[str, Any]
-    servable: bool
-    held: np.ndarray
-    held_logits: np.ndarray
-    limit_s: float
-    fit_s: float = 0.0
-    validation: dict[str, float | None] = field(default_factory=dict)
-    test_logits: np.ndarray | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -109,18 +80,8 @@ class Outcome:
         }
 
 
-def write_report(
-    outcome: Outcome,
-    folder: Path,
-    *,
-    template: str,
-    name: str,
-    parity: Mapping[str, Any],
-    stages: Stages,
-    last_stage: str,
-    started: float,
-) -> Report:
-    """Write ``report.json``."""
+def report_figures(outcome: Outcome) -> dict[str, Any]:
+    """The fields of `Report` that say how good the model is."""
     corpus, winner = outcome.corpus, outcome.winner
     multi_label, labels = corpus.multi_label, corpus.labels
     assert winner.test_logits is not None
@@ -154,33 +115,22 @@ def write_report(
         }
         suspects = _mislabelled(outcome)
         tables += [table for table in (confusions_table(labels, matrix_CC), suspects) if table]
-    gallery = _gallery(outcome, truth_NC, found_NC, given_NC)
-    stages.report(last_stage, 1.0)
-    stages.close()
-    report = Report(
-        template=template,
-        name=name,
-        seed=outcome.seed,
-        duration_s=round(time.monotonic() - started, 3),
-        timings_s=stages.timings_s,
-        check=outcome.inspection.report.to_dict(),
-        protocol=outcome.parts.protocol,
-        counts=outcome.counts(),
-        metric="macro_f1",
-        metrics=metrics_with_intervals(
+    return {
+        "check": outcome.inspection.report.to_dict(),
+        "protocol": outcome.parts.protocol,
+        "counts": outcome.counts(),
+        "metric": "macro_f1",
+        "metrics": metrics_with_intervals(
             truth_NC, found_NC, given_NC, multi_label=multi_label, seed=outcome.seed
         ),
-        leaderboard=[_row(outcome, entry, truth_NC) for entry in outcome.entries],
-        operating_point=operating,
-        confusion=matrix,
-        charts=charts,
-        tables=tables,
-        gallery=gallery,
-        parity=parity,
-        held_out=_held_out(outcome, found_NC, given_NC),
-    )
-    write_json(folder / "report.json", report.to_dict())
-    return report
+        "leaderboard": [_row(outcome, entry, truth_NC) for entry in outcome.entries],
+        "operating_point": operating,
+        "confusion": matrix,
+        "charts": charts,
+        "tables": tables,
+        "gallery": _gallery(outcome, truth_NC, found_NC, given_NC),
+        "held_out": _held_out(outcome, found_NC, given_NC),
+    }
 
 
 def _held_name(outcome: Outcome) -> str:
@@ -198,6 +148,7 @@ def _rule(outcome: Outcome) -> str:
 
 
 def _row(outcome: Outcome, entry: Entry, truth_NC: np.ndarray) -> LeaderboardRow:
+    assert entry.fitted is not None
     assert entry.test_logits is not None
     found_NC = probabilities(entry.test_logits, 1.0, multi_label=outcome.corpus.multi_label)
     thresholds: tuple[float, ...] = ()
@@ -218,7 +169,7 @@ def _row(outcome: Outcome, entry: Entry, truth_NC: np.ndarray) -> LeaderboardRow
             "accuracy": float((truth_NC == given_NC).all(axis=1).mean()),
         },
         fit_s=round(entry.fit_s, 3),
-        settings=entry.settings,
+        settings=entry.fitted.settings,
         note=" ".join(entry.notes),
     )
 

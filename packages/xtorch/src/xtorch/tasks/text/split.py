@@ -12,12 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from xtorch.data.texts import UsableText
+from xtorch.errors import DataError
 
-#: Of training, validation and test where nothing is given; a validation part too small joins training.
-_SHARES = (0.65, 0.15, 0.2)
-_HELD_BACK = 0.2
-#: Where the rarest label has fewer texts to learn from, decisions come from cross-validation.
-MIN_OF_LABEL_TO_HOLD_BACK = 40
+_TEST_SHARE = 0.2
+"""Of all texts, where no test part is given."""
+_VALIDATION_SHARE = 0.1875
+"""Of the rest: 15 % of all where no test part is given."""
+MIN_HELD_BACK = 150
+"""With fewer validation texts a share of right answers is off by more than 3 points (one standard error at
+85 %): then decisions come from cross-validation."""
 NUM_FOLDS = 4
 
 
@@ -101,6 +104,9 @@ def split_texts(texts: Sequence[UsableText], targets_NC: np.ndarray, *, seed: in
         texts: Where any says that it belongs to a test (validation) part, exactly those are that part.
         targets_NC: Their labels, 0 or 1.
         seed: Decides who goes where.
+
+    Raises:
+        DataError: Too many texts say nearly the same: nothing is left for some part.
     """
     rng = np.random.default_rng(seed)
     groups_N = np.array([text.group for text in texts])
@@ -118,28 +124,32 @@ def split_texts(texts: Sequence[UsableText], targets_NC: np.ndarray, *, seed: in
     if len(test):
         words.append("The test part is exactly the given one")
     else:
-        rest, test = divide(rest, (1 - _SHARES[2], _SHARES[2]))
+        rest, test = divide(rest, (1 - _TEST_SHARE, _TEST_SHARE))
         words.append(
-            f"{_SHARES[2]:.0%} of the texts, drawn at random by label and with near duplicates kept "
+            f"{_TEST_SHARE:.0%} of the texts, drawn at random by label and with near duplicates kept "
             "together, are the test part"
         )
     words.append("it was used once, after everything was decided")
     validation = given["validation"]
-    enough = targets_NC[rest].sum(axis=0).min() >= MIN_OF_LABEL_TO_HOLD_BACK
     if len(validation):
         train = rest
         words.append("decisions were made on the given validation part")
-    elif enough:
-        share = _HELD_BACK if len(given["test"]) else _SHARES[1] / (_SHARES[0] + _SHARES[1])
-        train, validation = divide(rest, (1 - share, share))
+    elif _VALIDATION_SHARE * len(rest) >= MIN_HELD_BACK:
+        train, validation = divide(rest, (1 - _VALIDATION_SHARE, _VALIDATION_SHARE))
         words.append(f"decisions were made on {len(validation)} texts held back from training")
     else:
         train = rest
         words.append(f"decisions were made by {NUM_FOLDS}-fold cross-validation, as texts are few")
     if len(validation):
-        folds: tuple[tuple[np.ndarray, np.ndarray], ...] = ((train, validation),)
+        folds = [(train, validation)]
     else:
         pieces = [piece for piece in divide(train, [1 / NUM_FOLDS] * NUM_FOLDS) if len(piece)]
-        folds = tuple((np.setdiff1d(train, piece), piece) for piece in pieces)
+        folds = [(np.setdiff1d(train, piece), piece) for piece in pieces]
+    if not len(test) or not folds or not all(len(fit) for fit, _ in folds):
+        raise DataError(
+            "The texts cannot be divided into parts to learn from and to test on.",
+            value=len(texts),
+            hint="add texts, or fewer near duplicates: these must not be in two parts",
+        )
     protocol = "; ".join(words) + "."
-    return TextSplit(train=train, validation=validation, test=test, folds=folds, protocol=protocol)
+    return TextSplit(train=train, validation=validation, test=test, folds=tuple(folds), protocol=protocol)

@@ -1,21 +1,35 @@
-"""Optimiser steps on a text encoder within a limit of time."""
+"""Tuning a text encoder: so many steps as a plan says, by `xtorch.trainer`.
+
+Shapes: N texts, S tokens.
+"""
 
 from __future__ import annotations
 
-import math
+import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xtorch.errors import SettingsError, TrainingError
+from xtorch.callbacks import Callback, TrainState
+from xtorch.checkpoint import Checkpointing
+from xtorch.errors import SettingsError
 from xtorch.models.bert import SentenceEncoder
+from xtorch.optim import Cosine
+from xtorch.trainer import Trainer, TrainerConfig
 
-_MEASURED_STEPS = 3
-"""After these the time of a step is known."""
+_WARM_UP = 0.1
+"""Share of the steps in which the rate rises."""
+_TIMED_STEPS = 5
+_CHECKPOINT_EVERY_S = 20.0
+
+StepReport = Callable[[int, int, float], None]
+"""Told (steps done, steps planned, loss) after each step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +37,14 @@ class Plan:
     """How an encoder is tuned.
 
     Attributes:
-        steps: Batches, unless there is no time for so many.
+        steps: Batches.
         batch_size: Texts of a batch.
-        learning_rate: Of the last layer; rises over a tenth of the steps, then falls linearly to 0.
+        learning_rate: Of the last layer, at its highest.
         layer_decay: Factor on the rate from each layer to the one below it.
             Source: Howard and Ruder, "Universal Language Model Fine-tuning" (ACL 2018), section 3.2.
         token_dropout: Share of tokens hidden in training.
         weight_decay: Of AdamW.
-        limit_s: The steps are made fewer so that they end within it, but never fewer than `min_steps`.
+        least_steps: Where time is short.
     """
 
     steps: int
@@ -39,72 +53,106 @@ class Plan:
     layer_decay: float = 1.0
     token_dropout: float = 0.1
     weight_decay: float = 0.01
-    limit_s: float = math.inf
-    min_steps: int = 10
+    least_steps: int = 10
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 2:
             raise SettingsError("steps must be at least 1 and batch_size at least 2.", value=self.steps)
-        if not self.learning_rate > 0:
-            raise SettingsError("learning_rate must be positive.", value=self.learning_rate)
+
+    def shortened(self, share: float) -> Plan:
+        """A share of the steps, 0..1, but not fewer than the least."""
+        return replace(self, steps=min(self.steps, max(self.least_steps, round(share * self.steps))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """A model that is to be tuned, in place.
+
+    Attributes:
+        model: What is trained: of its parameters those of `groups`.
+        draw: Endless batches, the same for generators in the same state.
+        loss: Of the model on a batch.
+        groups: Parameters for AdamW, with their own highest rate under ``lr``.
+        plan: How.
+    """
+
+    model: nn.Module
+    draw: Callable[[torch.Generator], Iterator[Any]]
+    loss: Callable[[nn.Module, Any], Tensor]
+    groups: list[dict[str, Any]]
+    plan: Plan
+
+    def step_s(self) -> float:
+        """Seconds that a step takes here: the mean of a few, which leave the model as it is."""
+        self.model.train()
+        batches = self.draw(torch.Generator().manual_seed(0))
+        start = 0.0
+        for number, batch in enumerate(itertools.islice(batches, _TIMED_STEPS + 1)):
+            if number == 1:  # the first one fills caches
+                start = time.monotonic()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = self.loss(self.model, batch)
+            loss.backward()
+        self.model.zero_grad(set_to_none=True)
+        self.model.eval()
+        return (time.monotonic() - start) / _TIMED_STEPS
+
+    def run(self, *, seed: int, checkpoints: Path | None = None, report: StepReport | None = None) -> None:
+        """Make all steps of the plan; the model ends in evaluation mode.
+
+        Args:
+            seed: Decides batches and hidden tokens.
+            checkpoints: A folder to save to now and then, and to go on from if it holds anything.
+            report: Told of each step.
+
+        Raises:
+            TrainingError: The loss is not finite.
+            CheckpointError: A checkpoint cannot be written, or there are some and none can be read.
+        """
+        callbacks: list[Callback] = [] if report is None else [_Told(report)]
+        if checkpoints is not None:
+            callbacks.append(Checkpointing(checkpoints, every_s=_CHECKPOINT_EVERY_S, keep=1))
+        config = TrainerConfig(
+            max_epochs=1,
+            steps_per_epoch=self.plan.steps,
+            learning_rate=self.plan.learning_rate,
+            schedule=Cosine(warmup_epochs=_WARM_UP),
+            seed=seed,
+            precision="bf16",
+        )
+        Trainer(config, callbacks).fit(
+            self.model,
+            lambda generator: itertools.islice(self.draw(generator), self.plan.steps),
+            loss=self.loss,
+            optimiser=lambda _: torch.optim.AdamW(self.groups, weight_decay=self.plan.weight_decay),
+            resume=checkpoints,
+        )
+
+
+class _Told(Callback):
+    def __init__(self, report: StepReport) -> None:
+        self.report = report
+
+    def on_batch_end(self, state: TrainState) -> None:
+        self.report(state.step, state.steps_per_epoch or state.step, state.loss)
 
 
 def layer_groups(encoder: SentenceEncoder, plan: Plan) -> list[dict[str, Any]]:
-    """Parameters of an encoder's layers with the share of the rate that each takes.
+    """Parameters of an encoder's layers with the highest rate of each.
 
     The token embeddings stay as they are: few texts touch few of them, and they are half of all parameters.
     """
     encoder.bert.embeddings.requires_grad_(False)
     layers = list(encoder.bert.encoder.layer)
     return [
-        {"params": list(layer.parameters()), "share": plan.layer_decay ** (len(layers) - 1 - depth)}
+        {
+            "params": list(layer.parameters()),
+            "lr": plan.learning_rate * plan.layer_decay ** (len(layers) - 1 - depth),
+        }
         for depth, layer in enumerate(layers)
     ]
 
 
-def train(
-    groups: list[dict[str, Any]],
-    next_loss: Callable[[], Tensor],
-    plan: Plan,
-    *,
-    report: Callable[[int, int, float], None] | None = None,
-) -> int:
-    """Make the planned steps with AdamW.
-
-    Args:
-        groups: Parameters, and under ``share`` what part of the learning rate they take.
-        next_loss: Loss of the next batch.
-        report: Called with (steps done, steps planned, loss).
-
-    Returns:
-        The steps that were made.
-
-    Raises:
-        TrainingError: The loss is not finite.
-    """
-    optimiser = torch.optim.AdamW(groups, lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    steps, done, started = plan.steps, 0, time.monotonic()
-    while done < steps:
-        warm_up = max(1, steps // 10)
-        scale = min((done + 1) / warm_up, (steps - done) / max(1, steps - warm_up))
-        for group in optimiser.param_groups:
-            group["lr"] = plan.learning_rate * group["share"] * scale
-        loss = next_loss()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"The loss is {value} after {done} steps.", value=value, hint="lower the learning rate"
-            )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        done += 1
-        if done >= _MEASURED_STEPS and math.isfinite(plan.limit_s):
-            spent_s = time.monotonic() - started
-            affordable = done + int(max(0.0, plan.limit_s - spent_s) / (spent_s / done))
-            steps = min(steps, max(affordable, plan.min_steps, done))
-        if report is not None:
-            report(done, steps, value)
-    return done
+def numpy_generator(generator: torch.Generator) -> np.random.Generator:
+    """A NumPy generator that is seeded by torch's."""
+    return np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
