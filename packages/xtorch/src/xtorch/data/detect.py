@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from xtorch.data.findings import CheckReport, Findings
 from xtorch.data.layout import IMAGE_SUFFIXES, OK_NAMES, scan_image_folder, walk_files
+from xtorch.data.mask_pairs import MASK_ENDING, MASK_FOLDERS
 from xtorch.data.table_head import TableHead, read_head, read_table_head
 from xtorch.errors import DataError
 
@@ -28,19 +29,6 @@ _TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".tab", ".txt", ".jsonl", ".ndjson"
 _MAX_TABLES = 12
 _MAX_ANNOTATIONS = 40
 """Annotation files of one kind that are looked into; one that fits is enough."""
-_MASK_FOLDERS = frozenset(
-    {
-        "mask",
-        "masks",
-        "ground_truth",
-        "labels",
-        "labelcol",
-        "annotations",
-        "segmentation",
-        "segmentationclass",
-    }
-)
-_MASK_ENDING = re.compile(r"[_-](mask|masks|label|labels|gt|seg|segmentation)$", re.IGNORECASE)
 _PARTS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
 
 _MIN_TEXT_WORDS = 3.0
@@ -146,9 +134,7 @@ def _suits_images(files: _Files) -> list[str]:
 def _num_classes(images: Sequence[PurePosixPath]) -> int:
     """Number of folders that could be classes: what tells files apart below common and part folders."""
     folders = [
-        image.parts[:-1]
-        for image in images
-        if not _MASK_FOLDERS & {part.lower() for part in image.parts[:-1]}
+        image.parts[:-1] for image in images if not MASK_FOLDERS & {part.lower() for part in image.parts[:-1]}
     ]
     shared = 0
     while (
@@ -172,11 +158,11 @@ def _has_masks(images: Sequence[PurePosixPath]) -> bool:
     by_name = Counter((image.parent, image.stem.lower()) for image in images)
     for image in images:
         stem = image.stem.lower()
-        in_folder = _MASK_FOLDERS & {part.lower() for part in image.parts[:-1]}
-        ending = _MASK_ENDING.search(stem)
+        in_folder = MASK_FOLDERS & {part.lower() for part in image.parts[:-1]}
+        ending = MASK_ENDING.search(stem)
         twin = by_name[image.parent, stem] > 1 and image.suffix.lower() in (".png", ".bmp", ".gif")
         if in_folder or ending or twin:
-            masks.add(_MASK_ENDING.sub("", stem))
+            masks.add(MASK_ENDING.sub("", stem))
         else:
             pictures.append(stem)
     return bool(pictures) and 2 * sum(stem in masks for stem in pictures) >= len(pictures)

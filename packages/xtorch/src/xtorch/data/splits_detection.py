@@ -1,19 +1,37 @@
-"""Splits images with boxes into training, validation and test parts."""
+"""Splits images that show several classes each into training, validation and test parts."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
+from xtorch.data.annotations import Part
 from xtorch.data.check_detection import UsableImage
 
 _SHARES = (0.7, 0.15, 0.15)
 """Of training, validation and test where the dataset gives no parts."""
 _HELD_BACK = 0.2
 """Share of a given training part that is held back where no validation part is given."""
+
+
+class Labelled(Protocol):
+    """An image with the classes that it shows, int64, one for each object or one for each class."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def labels(self) -> np.ndarray: ...
+    @property
+    def part(self) -> Part | None: ...
+    @property
+    def group(self) -> int: ...
+
+
+ImageT = TypeVar("ImageT", bound=Labelled)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +61,25 @@ class DetectionSplit:
 
 
 def split_detection(images: Sequence[UsableImage], *, num_classes: int, seed: int) -> DetectionSplit:
+    """`split_images`, for images with boxes."""
+    train, validation, test, protocol = split_images(images, num_classes=num_classes, seed=seed)
+    return DetectionSplit(train=train, validation=validation, test=test, protocol=protocol)
+
+
+def split_images(
+    images: Sequence[ImageT], *, num_classes: int, seed: int
+) -> tuple[tuple[ImageT, ...], tuple[ImageT, ...], tuple[ImageT, ...], str]:
     """Splits images; the same images and seed give the same split.
 
     Given parts are honoured. Where train and validation are given but no test, the given validation part is
     the test, and a part of train is held back for decisions. A single given part counts as none.
+
+    Returns:
+        Train, validation and test, each sorted by path; and a sentence about them for the report.
     """
     rng = np.random.default_rng(seed)
     images = sorted(images, key=lambda image: image.path)
-    given: dict[str | None, list[UsableImage]] = defaultdict(list)
+    given: dict[str | None, list[ImageT]] = defaultdict(list)
     for image in images:
         given[image.part].append(image)
     named = [part for part in ("train", "validation", "test") if given[part]]
@@ -76,23 +105,21 @@ def split_detection(images: Sequence[UsableImage], *, num_classes: int, seed: in
                 f"were held back for decisions; {once}"
             )
 
-    def ordered(part: Sequence[UsableImage]) -> tuple[UsableImage, ...]:
+    def ordered(part: Sequence[ImageT]) -> tuple[ImageT, ...]:
         return tuple(sorted(part, key=lambda image: image.path))
 
-    return DetectionSplit(
-        train=ordered(train), validation=ordered(validation), test=ordered(test), protocol=protocol
-    )
+    return ordered(train), ordered(validation), ordered(test), protocol
 
 
 def _divide(
-    images: Sequence[UsableImage], shares: Sequence[float], num_classes: int, rng: np.random.Generator
-) -> list[list[UsableImage]]:
+    images: Sequence[ImageT], shares: Sequence[float], num_classes: int, rng: np.random.Generator
+) -> list[list[ImageT]]:
     """Divides into parts of these shares, whole groups each, the rarest class first.
 
     Source: Sechidis, Tsoumakas and Vlahavas, "On the Stratification of Multi-label Data" (ECML PKDD 2011),
     algorithm 1 (iterative stratification), on groups and with objects counted.
     """
-    groups: dict[int, list[UsableImage]] = defaultdict(list)
+    groups: dict[int, list[ImageT]] = defaultdict(list)
     for image in images:
         groups[image.group].append(image)
     keys = sorted(groups)
@@ -109,7 +136,7 @@ def _divide(
         float,
     ).reshape(-1, num_classes + 1)
     wanted_PK = np.asarray(shares)[:, None] * amounts_GK.sum(axis=0)
-    parts: list[list[UsableImage]] = [[] for _ in shares]
+    parts: list[list[ImageT]] = [[] for _ in shares]
     left = list(range(len(members)))
     while left:
         remaining_K = amounts_GK[left].sum(axis=0)
