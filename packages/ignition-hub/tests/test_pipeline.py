@@ -268,6 +268,26 @@ def test_settings_of_a_run_reach_the_training(open_hub: OpenHub) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("asked", "given"), [({}, 420), ({"budget_s": None}, 420), ({"budget_s": 30}, 30)])
+def test_training_takes_the_time_that_was_asked_for_or_its_templates(
+    open_hub: OpenHub, asked: dict[str, Any], given: float
+) -> None:
+    async def scenario() -> None:
+        async with open_hub() as hub, hub.user() as user, hub.client(hub.secret("agent-token")) as a:
+            agent = FakeAgent(a, hub.client)
+            await upload(user, FILES, "stones")
+            templates = (await user.get("/v1/templates")).json()
+            assert [each["budget_s"] for each in templates if each["id"] == "object-detection"] == [420]
+            await start(user, template="object-detection", **asked)
+            while (lease := await agent.lease()) is not None and lease["kind"] == "check":
+                agent.check = {**CHECK, "template": lease["spec"]["template"] or CHECK["template"]}
+                await agent.work(lease)
+            assert lease is not None
+            assert (lease["kind"], lease["spec"]["budget_s"]) == ("train", given)
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("horizon", [0, 10_000, 1.5, "7", True, None])
 def test_run_with_a_setting_that_its_question_excludes_is_refused(open_hub: OpenHub, horizon: Any) -> None:
     async def scenario() -> None:

@@ -102,7 +102,7 @@ class Ignition:
         data: str | Path,
         name: str,
         dataset_version: int | None = None,
-        budget_s: float = 120,
+        budget_s: float | None = None,
         max_drop: float = 0.01,
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
@@ -116,7 +116,7 @@ class Ignition:
             data: A folder or a file, which is pushed as dataset `name` first, or the name of a dataset.
             name: Of the model and the endpoint: lower-case letters, digits, hyphens.
             dataset_version: None: the latest, or the one just pushed.
-            budget_s: For training, seconds.
+            budget_s: For training, seconds; None: what the template takes as a rule.
             max_drop: How much accuracy the engine may lose against the trained model (fraction).
             settings: For the recipe, by name: ``{"horizon": 14}``; `Templates.list` says what there is.
             idempotency_key: The same key again answers with the run there is.

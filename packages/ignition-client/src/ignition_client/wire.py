@@ -420,6 +420,8 @@ class Template(Answer):
     """What its endpoints are asked about."""
     questions: list[Question] = []
     available: bool = True
+    budget_s: float = 120
+    """Seconds of training where a run asks for nothing else."""
 
 
 class RunStatus(StrEnum):
@@ -441,7 +443,8 @@ class RunStart(Request):
     dataset: Slug
     dataset_version: int | None = None
     """None: the latest."""
-    budget_s: Annotated[float, Field(gt=0, le=86_400)] = 120
+    budget_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    """For training; None: `Template.budget_s`."""
     max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
     seed: int = 0
     settings: dict[str, Any] = {}

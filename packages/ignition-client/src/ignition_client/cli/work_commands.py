@@ -30,7 +30,9 @@ def train(
     template: Annotated[str, typer.Option(help="See `ignition templates`.")],
     data: Annotated[str, typer.Option(help="A folder, a table's file, or the name of a dataset.")],
     name: Annotated[str, typer.Option(help="Of the model and its endpoint: lower case, digits, hyphens.")],
-    budget: Annotated[str, typer.Option(help="For training: 90s, 10m, 1h.")] = "2m",
+    budget: Annotated[
+        str | None, typer.Option(help="For training: 90s, 10m, 1h. Without it: the template's usual time.")
+    ] = None,
     max_drop: Annotated[
         float, typer.Option(help="How much accuracy the engine may lose (0.01 = one point).", min=0, max=1)
     ] = 0.01,
@@ -45,7 +47,8 @@ def train(
     json: JsonFlag = False,
 ) -> None:
     """Train, optimise and deploy: from data to a live endpoint."""
-    out, budget_s, chosen = Output(json), parse_duration_s(budget), parse_settings(settings or [])
+    out, chosen = Output(json), parse_settings(settings or [])
+    budget_s = None if budget is None else parse_duration_s(budget)
     folder = Path(data).expanduser()
     with Ignition() as hub:
         with push_progress(out) as progress:

@@ -87,7 +87,7 @@ class Foundry:
             name=request.name,
             template=template.id,
             dataset_version_id=version.id,
-            budget_s=request.budget_s,
+            budget_s=request.budget_s or template.budget_s,
             max_drop=request.max_drop,
             seed=request.seed,
             settings=request.settings,

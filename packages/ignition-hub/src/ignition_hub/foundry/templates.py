@@ -80,6 +80,7 @@ TEMPLATES: tuple[wire.Template, ...] = (
         returns="A box, a class and a score for every object.",
         icon="box",
         input="image",
+        budget_s=420,
         questions=[
             wire.Question(
                 id="operating-point",

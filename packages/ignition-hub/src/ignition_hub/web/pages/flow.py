@@ -59,10 +59,10 @@ def start(
     dataset: Annotated[str, Form()],
     dataset_version: Annotated[int, Form()],
     name: Annotated[str, Form()],
-    budget_s: Annotated[float, Form()],
     max_drop: Annotated[float, Form()],
     idempotency_key: Annotated[str, Form()],
     answers: Annotated[dict[str, str], Depends(_answers)],
+    budget_s: Annotated[float | None, Form()] = None,
 ) -> Response:
     try:
         run = hub.start_run(
