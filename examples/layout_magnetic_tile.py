@@ -25,7 +25,7 @@ LIST = "differnet_train_ok.txt"
 GOOD = "MT_Free"
 
 
-def _place(source: Path, target: Path) -> None:
+def place(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -61,7 +61,7 @@ def layout(source: Path, destination: Path) -> Counter[str]:
             folder = f"test/defective/{kind.removeprefix('MT_').lower()}"
         else:
             folder = "train/ok" if image.name in listed else "test/ok"
-        _place(image, destination / folder / image.name)
+        place(image, destination / folder / image.name)
         counts[folder] += 1
     return counts
 

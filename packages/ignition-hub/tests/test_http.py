@@ -18,6 +18,7 @@ from PIL import Image
 
 from ignition_hub.accounts import service as accounts
 from ignition_hub.datasets import thumbnails
+from ignition_hub.foundry import templates
 
 Scenario = Callable[[RunningHub, httpx.AsyncClient], Awaitable[None]]
 
@@ -440,14 +441,20 @@ def test_errors_are_problems_and_tell_nothing_of_the_inside(play: Play) -> None:
     play(scenario)
 
 
-def test_run_is_refused_when_template_or_dataset_are_unknown(play: Play) -> None:
+def test_run_is_refused_when_template_or_dataset_are_unknown(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *known, last = templates.TEMPLATES
+    planned = last.model_copy(update={"available": False})
+    monkeypatch.setattr(templates, "TEMPLATES", (*known, planned))
+
     async def scenario(_: RunningHub, user: httpx.AsyncClient) -> None:
         await upload(user, {"ok/a.png": b"a"}, "stones")
         run = {"name": "r", "template": "visual-anomaly-detection", "dataset": "stones"}
         bad = problem(await user.post("/v1/runs", json={**run, "template": "none"}), 400, "request.invalid")
         assert "visual-anomaly-detection" in bad["hint"]
-        soon = {**run, "template": "image-segmentation"}
-        problem(await user.post("/v1/runs", json=soon), 400, "request.invalid")
+        assert planned.id not in bad["hint"]
+        problem(await user.post("/v1/runs", json={**run, "template": planned.id}), 400, "request.invalid")
         problem(await user.post("/v1/runs", json={**run, "dataset": "none"}), 404, "not_found")
         problem(await user.post("/v1/runs", json={**run, "seed": 10**30}), 400, "request.invalid")
         problem(await user.post("/v1/runs", json={**run, "dataset_version": 10**30}), 404, "not_found")

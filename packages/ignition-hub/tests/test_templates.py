@@ -24,6 +24,7 @@ SETTINGS = {
     "text-classification": "xtorch.tasks.text.settings:TextSettings",
     "sales-forecasting": "xtorch.tasks.forecasting.plan:ForecastSettings",
     "image-classification": "xtorch.tasks.classification.settings:ClassificationSettings",
+    "image-segmentation": "xtorch.tasks.segmentation.settings:SegmentationSettings",
 }
 
 

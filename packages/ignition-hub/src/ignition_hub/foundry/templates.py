@@ -80,7 +80,6 @@ TEMPLATES: tuple[wire.Template, ...] = (
         returns="A box, a class and a score for every object.",
         icon="box",
         input="image",
-        budget_s=420,
         questions=[
             wire.Question(
                 id="operating-point",
@@ -113,12 +112,61 @@ TEMPLATES: tuple[wire.Template, ...] = (
         id="image-segmentation",
         name="Image Segmentation",
         summary="Marks which pixels belong to what: cracks, leaves, roads, cells.",
-        data="Images and, for each, a mask of the same name that paints the classes in different colours.",
-        learns="The outline of your classes, pixel by pixel.",
+        data="Images and, for each, a mask of the same name that paints every pixel with the value or colour "
+        "of its class.",
+        learns="The outline of your classes, pixel by pixel, starting from a network that knows how pictures "
+        "look.",
         returns="A mask of classes and the share of the picture that each covers.",
         icon="scan",
         input="image",
-        available=False,
+        questions=[
+            wire.Question(
+                id="operating-point",
+                title="Which mistake costs more?",
+                help="With two classes: from which probability on a pixel is marked; the report says how "
+                "much is then missed. With more, the most likely class wins.",
+                choices=[
+                    wire.SettingChoice(title="Balanced", note="the best overlap"),
+                    wire.SettingChoice(
+                        title="A missed pixel, three times as much",
+                        note="marks more",
+                        settings={"miss_cost": 3.0},
+                    ),
+                    wire.SettingChoice(
+                        title="A false one, three times as much",
+                        note="marks less",
+                        settings={"miss_cost": 0.33},
+                    ),
+                ],
+            ),
+            wire.Question(
+                id="direction",
+                title="Is there an up and a down in your images?",
+                choices=[
+                    wire.SettingChoice(title="Yes", note="streets, shelves, portraits"),
+                    wire.SettingChoice(
+                        title="No",
+                        note="surfaces, satellites, microscopes: learned in all directions",
+                        settings={"any_direction": True},
+                    ),
+                ],
+            ),
+            wire.Question(
+                id="detail",
+                title="How fine are the things to mark?",
+                help="Images are scaled before the network sees them; what is then smaller than two pixels "
+                "is lost.",
+                choices=[
+                    wire.SettingChoice(title="Usual", note="longer side of 256 pixels, fastest"),
+                    wire.SettingChoice(
+                        title="Fine", note="384 pixels, twice the time", settings={"input_size": 384}
+                    ),
+                    wire.SettingChoice(
+                        title="Very fine", note="512 pixels, four times", settings={"input_size": 512}
+                    ),
+                ],
+            ),
+        ],
     ),
     wire.Template(
         id="text-classification",

@@ -33,6 +33,8 @@ METRICS = {
     "map_75": "mAP@75",
     "mean_iou": "Mean IoU",
     "miou": "Mean IoU",
+    "foreground_iou": "IoU without the background",
+    "boundary_iou": "Boundary IoU",
     "dice": "Dice",
     "ece": "Calibration error",
     "mase": "MASE",
@@ -50,6 +52,8 @@ LAYOUTS = {
     "coco": "COCO boxes",
     "yolo": "YOLO boxes",
     "voc": "Pascal VOC boxes",
+    "mask_folder": "folders of images and masks",
+    "mask_beside": "masks beside their images",
 }
 SEVERITIES = ("error", "warning", "info")
 
