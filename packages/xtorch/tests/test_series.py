@@ -190,6 +190,18 @@ def test_many_periods_without_sales_are_zero_unless_told_otherwise(dataset: Call
     assert "series.no_sales" in codes(root)
 
 
+def test_zeros_reach_to_the_last_period_of_all_series(dataset: Callable[..., Path]) -> None:
+    """What is not sold any more would else end with its last sale, and every forecast begin after one."""
+    stamps = days(100)
+    sold = [k for k in range(100) if k % 3]
+    rows = [f"{stamps[k]},{name},{2 + k % 3}" for k in sold for name in "ab" if name == "a" or k < 60]
+    series = read(dataset(["date,item,sales", *rows]))
+    assert [len(values) for values in series.values] == [98, 98]
+    assert series.values[1][58] > 0
+    assert not series.values[1][59:].any()
+    assert series.noticed.gaps == {"a": 32, "b": 58}
+
+
 def test_equal_rows_are_used_once(dataset: Callable[..., Path]) -> None:
     lines = daily(40)
     root = dataset([*lines, lines[5]])

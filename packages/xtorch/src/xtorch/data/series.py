@@ -236,11 +236,12 @@ class _Reader:
                 value=len(names),
                 hint="dates of one series must be evenly spaced; check for mistyped years",
             )
-        grids = self.fill(grids)
+        kept_names = tuple(names[number] for number in kept)
+        grids = self.fill(kept_names, grids, starts)
         chosen = SeriesSet(
             layout=layout,
             roles=roles,
-            names=tuple(names[number] for number in kept),
+            names=kept_names,
             values=tuple(grids),
             starts=np.array(starts),
             frequency=frequency,
@@ -298,13 +299,24 @@ class _Reader:
         merged = totals if transactions else totals / np.bincount(group)
         return series[fresh], index[fresh], merged
 
-    def fill(self, grids: list[np.ndarray]) -> list[np.ndarray]:
+    def fill(
+        self, names: Sequence[str], grids: list[np.ndarray], starts: Sequence[float]
+    ) -> list[np.ndarray]:
+        """Gaps as zeros where they mean that: then nothing was sold after a series' last row, either."""
         missing = sum(int(np.isnan(grid).sum()) for grid in grids)
         total = sum(len(grid) for grid in grids)
         lowest = min(float(np.nanmin(grid)) for grid in grids)
-        zero = self.gaps == "zero" or (self.gaps == "auto" and lowest > 0 and missing > 0.2 * total)
-        self.noticed.zero_filled = bool(zero and missing)
-        return [np.nan_to_num(grid, nan=0.0) for grid in grids] if self.noticed.zero_filled else grids
+        if self.gaps != "zero" and not (self.gaps == "auto" and lowest > 0 and missing > 0.2 * total):
+            return grids
+        last = max(start + len(grid) for grid, start in zip(grids, starts, strict=True))
+        filled = []
+        for name, grid, start in zip(names, grids, starts, strict=True):
+            after = int(last - start - len(grid) + 1e-6)
+            if after:
+                self.noticed.gaps[name] = self.noticed.gaps.get(name, 0) + after
+            filled.append(np.concatenate([np.nan_to_num(grid, nan=0.0), np.zeros(after)]))
+        self.noticed.zero_filled = bool(self.noticed.gaps)
+        return filled
 
     def with_covariates(
         self,
