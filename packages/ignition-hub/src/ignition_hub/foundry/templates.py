@@ -80,6 +80,7 @@ TEMPLATES: tuple[wire.Template, ...] = (
         returns="A box, a class and a score for every object.",
         icon="box",
         input="image",
+        budget_s=420,
         questions=[
             wire.Question(
                 id="operating-point",
@@ -119,6 +120,7 @@ TEMPLATES: tuple[wire.Template, ...] = (
         returns="A mask of classes and the share of the picture that each covers.",
         icon="scan",
         input="image",
+        budget_s=420,
         questions=[
             wire.Question(
                 id="operating-point",
