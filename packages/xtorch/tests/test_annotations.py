@@ -77,6 +77,25 @@ def test_voc_lists_give_parts_and_train_is_taken_rather_than_trainval(tmp_path: 
     assert found.has_splits
 
 
+def test_voc_lists_for_other_tasks_divide_nothing(tmp_path: Path) -> None:
+    write_voc(tmp_path, DATA, {"train": DATA[:3], "val": DATA[3:]})
+    other = tmp_path / "ImageSets/Segmentation"
+    other.mkdir()
+    (other / "train.txt").write_text("p003\n")
+    found, _ = read_annotations(tmp_path)
+    assert found is not None
+    parts = {Path(path).stem: image.parts for path, image in found.images.items()}
+    assert parts == {"p000": {"train"}, "p001": {"train"}, "p002": {"train"}, "p003": {"validation"}}
+
+
+def test_voc_lists_of_several_years_add_up(tmp_path: Path) -> None:
+    for year, data in (("VOC2007", DATA[:2]), ("VOC2012", DATA[2:])):
+        write_voc(tmp_path / year, data, {"train": data[:1], "val": data[1:]})
+    found, _ = read_annotations(tmp_path)
+    assert found is not None
+    assert [image.parts for image in found.images.values()] == [{"train"}, {"validation"}] * 2
+
+
 def test_coco_files_give_parts_by_their_names(tmp_path: Path) -> None:
     write_coco(tmp_path, DATA[:2], name="annotations/instances_train2017.json", images="train2017")
     write_coco(tmp_path, DATA[2:], name="annotations/instances_val2017.json", images="val2017")

@@ -64,6 +64,15 @@ def test_check_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_an_image_that_is_too_much_is_not_called_damaged(tmp_path: Path) -> None:
+    write_csv(tmp_path, pictures(NUM))
+    Image.fromarray(picture(0).pixels[..., 0].astype(np.float32)).save(tmp_path / "p000.png", format="TIFF")
+    (tmp_path / "p001.png").write_bytes(b"")
+    found = codes(check(tmp_path))
+    assert found["image.unsupported"]["paths"] == ["p000.png"]
+    assert found["image.corrupt"]["paths"] == ["p001.png"]
+
+
 # --- dirty input: what is written, and the finding (severity, number) that it must give
 
 

@@ -105,8 +105,7 @@ def assign(
     near_MA = away_MA < CENTRE_RADIUS
     chosen_P = near_MA.any(dim=0).nonzero()[:, 0]
     if not len(chosen_P):
-        empty = torch.zeros(0, dtype=torch.int64)
-        return Assignment(locations=empty, objects=empty, overlaps=torch.zeros(0))
+        return Assignment(locations=chosen_P, objects=chosen_P, overlaps=boxes_A4.new_zeros(0))
     overlap_MP = pairwise_overlap(objects.boxes, boxes_A4[chosen_P])
     logits_PC = logits_AC[chosen_P]
     joint_PK = (logits_PC[:, 5:].sigmoid() * logits_PC[:, 4:5].sigmoid()).sqrt().clamp(1e-7, 1 - 1e-7)
@@ -147,11 +146,11 @@ def yolox_loss(
     (with the overlap as the target's value), each summed and divided by the number of answering locations.
     """
     logits_NAC = logits_NAC.float()
-    cells_A2, strides_A1 = locations(size)
+    cells_A2, strides_A1 = (x.to(logits_NAC) for x in locations(size))
     decoded_NAC = decode_boxes(logits_NAC, size)
     half = decoded_NAC[..., 2:4] / 2
     boxes_NA4 = torch.cat([decoded_NAC[..., :2] - half, decoded_NAC[..., :2] + half], dim=2)
-    wanted_NA = torch.zeros(logits_NAC.shape[:2])
+    wanted_NA = logits_NAC.new_zeros(logits_NAC.shape[:2])
     num = 0
     box, classes, offsets = (logits_NAC.new_zeros(()) for _ in range(3))
     for image, objects in enumerate(truth):

@@ -107,14 +107,14 @@ def _read_sets(files: DatasetFiles, by_stem: dict[str, str], result: Annotations
     """The lists in ``ImageSets/Main``; train and val are taken rather than trainval, which is both."""
     lists: dict[str, list[str]] = {}
     for path in files.with_suffix(".txt"):
-        pure = PurePosixPath(path)
-        if pure.stem.lower() in _SETS and "imagesets" in {part.lower() for part in pure.parts}:
+        name = PurePosixPath(path).stem.lower()
+        if name in _SETS and _is_main_list(path):
             try:
                 lines = decode_text(files.read(path)).splitlines()
             except UnicodeDecodeError:
                 result.problem("annotation.unreadable", path)
                 continue
-            lists[pure.stem.lower()] = [line.split()[0] for line in lines if line.strip()]
+            lists.setdefault(name, []).extend(line.split()[0] for line in lines if line.strip())
     if "train" in lists:
         lists.pop("trainval", None)
     for name, stems in lists.items():
@@ -126,3 +126,9 @@ def _read_sets(files: DatasetFiles, by_stem: dict[str, str], result: Annotations
                 result.problem("split.unknown_image", f"{name}.txt: {stem}")
             else:
                 result.image(image).parts.add(_SETS[name])
+
+
+def _is_main_list(path: str) -> bool:
+    """Whether a list is one of all images; those for segmentation or actions lie in folders beside."""
+    folders = [piece.lower() for piece in PurePosixPath(path).parts[:-1]]
+    return folders[-1:] == ["imagesets"] or folders[-2:] == ["imagesets", "main"]
