@@ -19,8 +19,6 @@ A recipe is a package ``xtorch.tasks.<task>`` with these names (ARCHITECTURE.md,
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +30,7 @@ import numpy as np
 
 from xtorch.errors import SettingsError
 from xtorch.progress import Progress, Stages, silent
+from xtorch.tasks.output_folder import all_or_nothing
 from xtorch.tasks.report import Report
 
 Feeds = dict[str, np.ndarray]
@@ -197,22 +196,6 @@ def parse_settings(kind: type[SettingsT], settings: Mapping[str, Any]) -> Settin
         return kind(**values)
     except TypeError as error:
         raise SettingsError(f"A setting has the wrong type: {error}", value=values) from error
-
-
-@contextmanager
-def all_or_nothing(output_dir: Path) -> Iterator[Path]:
-    """A folder to write outputs into; they move to `output_dir` when the block ends well, else they go."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=output_dir))
-    try:
-        yield partial
-        for item in sorted(partial.iterdir()):
-            target = output_dir / item.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            item.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
