@@ -12,7 +12,8 @@ good, 392 defective of five kinds). For each seed:
 
     python benchmarks/anomaly_one_class.py [--data FOLDER] [--seeds 0 1 2] [--build-s 120] [--cache FOLDER]
 
-Writes ``results/anomaly_one_class.json``.
+Writes ``results/anomaly_one_class.json``; runs of other seeds that are there already stay, each with its own
+machine and time.
 """
 
 from __future__ import annotations
@@ -119,6 +120,8 @@ def measure(data: Path, *, seed: int, cache: Path, budget_s: float) -> dict[str,
         assert receipt.accuracy is not None
         return {
             "seed": seed,
+            "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine(),
             "counts": report["counts"],
             "candidate": kept["name"],
             "settings": kept["settings"],
@@ -156,17 +159,17 @@ def main() -> int:
     if not arguments.data.is_dir():
         print("anomaly_one_class: the data is missing; give --data or IGNITION_TEST_DATA", file=sys.stderr)
         return 2
-    runs: list[dict[str, Any]] = []
+    known = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else []
+    runs: list[dict[str, Any]] = [each for each in known if each["seed"] not in arguments.seeds]
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         layout(arguments.data, data)
         for seed in arguments.seeds:
             cache = arguments.cache or Path(folder) / "cache"
-            runs.append(measure(data, seed=seed, cache=cache, budget_s=arguments.build_s))
+            new = measure(data, seed=seed, cache=cache, budget_s=arguments.build_s)
+            runs = sorted([*runs, new], key=lambda each: each["seed"])
             values = [each["engine_auroc"]["value"] for each in runs]
             out = {
-                "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "machine": machine(),
                 "protocol": "one class: 761 listed good images decide all, test 191 good and 392 defective",
                 "engine_auroc_mean": float(np.mean(values)),
                 "engine_auroc_std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
@@ -174,7 +177,7 @@ def main() -> int:
                 "runs": runs,
             }
             RESULT.write_text(json.dumps(out, indent=1) + "\n")
-            shown = {name: value for name, value in runs[-1].items() if name != "scores"}
+            shown = {name: value for name, value in new.items() if name != "scores"}
             print(json.dumps(shown), flush=True)
     return 0
 
