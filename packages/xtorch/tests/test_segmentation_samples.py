@@ -23,7 +23,7 @@ from xtorch.tasks.segmentation.samples import (
     collate,
     frequencies,
 )
-from xtorch.tasks.segmentation.training import Trained, batch_loss
+from xtorch.tasks.segmentation.training import FromPixels, batch_loss
 from xtorch.transforms import ImageSample
 
 from .segmentation_data import save, scene, write
@@ -195,7 +195,7 @@ def test_validation_counts_every_pixel_once(tmp_path: Path) -> None:
     assert validation(Perfect()) == {"mean_iou": 1.0}
     torch.manual_seed(0)
     config = SegmenterConfig(num_classes=3, height=64, width=64, backbone="unet")
-    assert validation(Trained(Segmenter(config)).eval())["mean_iou"] < 0.6
+    assert validation(FromPixels(Segmenter(config)).eval())["mean_iou"] < 0.6
 
 
 def test_images_without_a_mask_are_background(tmp_path: Path) -> None:

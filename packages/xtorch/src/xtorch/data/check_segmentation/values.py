@@ -38,7 +38,7 @@ def report_values(
     findings.add(
         "mask.photograph",
         "warning",
-        "{num} mask{s} that are no masks",
+        "{num} photograph{s} in the place of masks",
         "They hold colours or shades that no class has, as photographs do. They are left out, and their "
         "images.",
         photographs,

@@ -42,7 +42,7 @@ from xtorch.tasks.segmentation.samples import (
 )
 from xtorch.tasks.segmentation.settings import SegmentationSettings
 from xtorch.tasks.segmentation.training import (
-    Trained,
+    FromPixels,
     TrainingResult,
     keep_plan,
     kept_plan,
@@ -161,7 +161,7 @@ def fit(
             batch_size=settings.batch_size,
             epochs=settings.epochs,
             until_s=until_s,
-            validate_s=lambda: validation.seconds(Trained(segmenter)),
+            validate_s=lambda: validation.seconds(FromPixels(segmenter)),
         )
         if checkpoints is not None:
             keep_plan(checkpoints, made)

@@ -67,7 +67,7 @@ class TrainingPlan:
         return asdict(self)
 
 
-class Trained(nn.Module):
+class FromPixels(nn.Module):
     """The network alone, from pixels 0..255: float32 [N,3,S,T] -> logits [N,L,h,w]."""
 
     def __init__(self, segmenter: Segmenter) -> None:
@@ -117,7 +117,7 @@ def plan(
     whole = max(MIN_STEPS, math.ceil(num_draws / batch_size))
     if epochs is not None:
         return TrainingPlan(epochs=epochs, steps=whole, execution=Execution(), step_s=None)
-    model = Trained(segmenter)
+    model = FromPixels(segmenter)
     batches = scenes(_TIMED_STEPS + 1)
     among = [Execution(), Execution(precision="bf16", channels_last=True)]
     choice = autoconfig.choose(
@@ -180,10 +180,10 @@ def train(
 
     Args:
         limit_s: A hard end, for machines that get slower; None: none.
-        validate: Mean IoU of a `Trained`.
+        validate: Mean IoU of a `FromPixels`.
         checkpoints: Folder to go on from, if it holds anything, and to save to after every round.
     """
-    model = Trained(segmenter)
+    model = FromPixels(segmenter)
 
     def optimiser(_: nn.Module) -> torch.optim.Optimizer:
         groups = [
