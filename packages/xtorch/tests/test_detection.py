@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +22,14 @@ from xinfer.zoo.images import image_feeds
 from xtorch.data.check_detection import inspect_detection
 from xtorch.detection_metrics import coco_metrics, overlap_matrix
 from xtorch.errors import DataError, LayoutError, SettingsError, TooFewImagesError, WeightsError
-from xtorch.execution import Execution
 from xtorch.export import OnnxModel
 from xtorch.models.detector import DetectorConfig
 from xtorch.models.yolox import NANO, Yolox
 from xtorch.tasks.detection import build_inputs, load_model, run
 from xtorch.tasks.detection.baselines import UsualPlaces, untrained
 from xtorch.tasks.detection.files import NaivePredict
-from xtorch.tasks.detection.recipe import input_size
+from xtorch.tasks.detection.items import input_size
 from xtorch.tasks.detection.report import Evaluation
-from xtorch.tasks.detection.training import TrainingPlan, keep_plan, kept_plan
 from xtorch.tasks.detection.weights import Published, published, start_from
 
 from .conftest import TEST_DATA
@@ -208,26 +209,27 @@ def test_report_shows_what_was_found(tmp_path: Path) -> None:
         assert any((np.ptp(each.astype(int), axis=2) > 60).any() for each in pictures_HW3)
 
 
-class KilledError(Exception):
-    """Stands for a kill."""
-
-
+@pytest.mark.faults
 def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_model(
     trained: tuple[Path, dict[str, Any]], dataset: Path, tmp_path: Path
 ) -> None:
     folder, result = trained
-
-    def die(
-        stage: str, /, *, progress: Any = None, eta_s: Any = None, message: str = "", metrics: Any = None
-    ) -> None:
-        # In the second epoch, after the first one's checkpoint.
-        if stage == "Training" and message.startswith("epoch 2"):
-            raise KilledError
-
     output, cache = tmp_path / "out", tmp_path / "cache"
-    with pytest.raises(KilledError):
-        run(dataset, output, name="things", seed=3, settings=SETTINGS, cache_dir=cache, progress=die)
-    assert not list(output.iterdir())
+    # Killed in the second epoch, after the first one's checkpoint.
+    program = f"""
+import os, signal
+from xtorch.tasks.detection import run
+
+def die(stage, /, *, progress=None, eta_s=None, message="", metrics=None):
+    if stage == "Training" and message.startswith("epoch 2"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run({str(dataset)!r}, {str(output)!r}, name="things", seed=3, settings={SETTINGS!r}, cache_dir={str(cache)!r},
+    progress=die)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert not (output / "report.json").exists()
     assert list(cache.glob("detection/*/steps/*/state.json"))
     messages = []
 
@@ -242,6 +244,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_model(
     assert all(message.startswith("epoch 2") for message in messages)
     assert again["value"] == result["value"]
     assert (output / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert {path.name for path in output.iterdir()} == OUTPUTS
     assert not list(cache.glob("detection/*"))
 
 
@@ -356,15 +359,6 @@ def test_classes_that_coco_knows_begin_with_its_weights() -> None:
         wanted = given.network(x)
     torch.testing.assert_close(scores[..., 1], wanted[..., 4] * wanted[..., 5 + 7])
     assert float(scores[..., 0].max()) < 1e-6
-
-
-def test_plans_are_kept_whole(tmp_path: Path) -> None:
-    made = TrainingPlan(epochs=7, execution=Execution(precision="bf16", channels_last=True), step_s=0.4)
-    assert kept_plan(tmp_path / "x") is None
-    keep_plan(tmp_path / "x", made)
-    assert kept_plan(tmp_path / "x") == made
-    (tmp_path / "x/plan.json").write_text("{")
-    assert kept_plan(tmp_path / "x") is None
 
 
 def test_published_weights_find_people_before_any_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,17 @@ def test_plain_scenes_are_letterboxed_and_keep_all_objects(tmp_path: Path) -> No
         assert (scene.image[:, round(each.size[0] * factor) + 1 :] == PAD_VALUE).all()
 
 
+def test_boxes_of_images_that_do_not_fill_whole_pixels_are_exact(tmp_path: Path) -> None:
+    # 97x71 becomes 128x93.69, of which 93 rows are covered whole.
+    pixels = np.full((71, 97, 3), 90, np.uint8)
+    images = images_of(tmp_path, [Picture(name="a", pixels=pixels, things=(("disc", (10, 20, 97, 71)),))])
+    scaled = images.image(0)
+    assert scaled.pixels.shape == (93, 128, 3)
+    factor = 128 / 97
+    assert (scaled.width, scaled.height) == pytest.approx((128, 71 * factor))
+    np.testing.assert_allclose(images.plain(0).boxes, [np.array([10, 20, 97, 71]) * factor], rtol=1e-5)
+
+
 def test_things_that_are_mostly_cut_off_are_left_out(tmp_path: Path) -> None:
     pixels = np.full((96, 128, 3), 90, np.uint8)
     pixels[40:60, 0:20] = COLOURS["square"]
@@ -133,6 +144,12 @@ def test_scenes_are_the_same_for_the_same_seed_and_epoch_with_or_without_a_cache
 
     first = batches(0, 1)
     assert [len(each) for each in first] == [2, 2, 1]
+    # No batch of one image where another could share.
+    sizes = [
+        len(scenes)
+        for scenes in images_of(tmp_path, data).batches(range(5), 4, options.augmentation, seed=[0])
+    ]
+    assert sizes == [3, 2]
     for again in (batches(0, 1), batches(0, 1, cache_bytes=0)):
         for a, b in zip(first, again, strict=True):
             np.testing.assert_array_equal(a, b)

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from xinfer.tasks import ObjectDetection, parse_task
 from xtorch.models.detector import Detector, DetectorConfig
 from xtorch.tasks.saved import load_weights, save_weights
 
 METRIC = "map50"
+IOU_THRESHOLD = 0.65
+"""Of suppression, in YOLOX's own evaluation."""
 
 
 def save_model(model: Detector, folder: Path) -> None:
@@ -66,6 +69,28 @@ def task_spec(
         "max_detections": 100,
         "metric": METRIC,
     }
+
+
+def detection_task(
+    config: DetectorConfig,
+    labels: Sequence[str],
+    *,
+    class_thresholds: Sequence[float] | None = None,
+    iou_threshold: float = IOU_THRESHOLD,
+) -> ObjectDetection:
+    """The task of a detector; without thresholds all detections are shown."""
+    thresholds = [0.0] * len(labels) if class_thresholds is None else class_thresholds
+    task = parse_task(
+        task_spec(
+            config,
+            labels,
+            score_threshold=min(thresholds),
+            class_thresholds=thresholds,
+            iou_threshold=iou_threshold,
+        )
+    )
+    assert isinstance(task, ObjectDetection)
+    return task
 
 
 class NaivePredict:

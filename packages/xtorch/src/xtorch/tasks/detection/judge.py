@@ -5,11 +5,9 @@ Shapes: N images, A candidates, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from xinfer.preproc import Geometry
@@ -19,8 +17,9 @@ from xinfer.zoo.images import image_feeds
 from xtorch.detection_metrics import ImageBoxes, coco_metrics
 from xtorch.errors import DataError
 from xtorch.models.detector import Detector
+from xtorch.picks import evenly
 from xtorch.tasks.detection.files import NaivePredict, load_model
-from xtorch.tasks.images import every
+from xtorch.tasks.detection.items import Item, truth_of
 from xtorch.tasks.recipe import BuildInputs, Feeds, read_json
 
 WEAK = 0.01
@@ -35,19 +34,7 @@ COMPARED_IMAGES = 24
 TEST_BYTES = 1 << 30
 """Decoded test images are held in memory; of more than this, a part is measured."""
 CALIBRATION_BYTES = 256 << 20
-
-Item = Mapping[str, Any]
-"""An image of ``splits.json``: path, width, height, and ``objects``: label, box in pixels, ignored."""
-
-
-def truth_of(item: Item) -> ImageBoxes:
-    """The true objects of an entry of ``splits.json``."""
-    objects = item["objects"]
-    return ImageBoxes(
-        boxes=np.array([each["box"] for each in objects], float).reshape(-1, 4),
-        labels=np.array([each["label"] for each in objects], np.int64),
-        ignored=np.array([each["ignored"] for each in objects], bool),
-    )
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 def detections(task: ObjectDetection, outputs: Feeds, geometry: Geometry) -> ImageBoxes:
@@ -74,36 +61,41 @@ class HeldOutImages:
     Args:
         root: the dataset's folder.
         items: to be read in this order.
-        max_bytes: of decoded images; the rest is left out.
+        max_bytes: of decoded images; of more than that, as many as fit are taken, evenly spread.
     """
 
     def __init__(
         self, root: Path, task: ObjectDetection, items: Sequence[Item], *, max_bytes: int = TEST_BYTES
     ) -> None:
         self.task = task
-        self.items: list[Item] = []
-        self.feeds: list[Feeds] = []
-        self.geometries: list[Geometry] = []
-        for item in items:
-            feeds, geometry = image_feeds(task.input, (root / item["path"]).read_bytes())
+        taken: dict[int, tuple[Feeds, Geometry]] = {}
+        # Every beginning of this order is spread over all items.
+        for index in sorted(range(len(items)), key=lambda i: i * _GOLDEN % 1):
+            feeds, geometry = image_feeds(task.input, (root / items[index]["path"]).read_bytes())
             max_bytes -= feeds[task.input.name].nbytes
-            if self.items and max_bytes < 0:
+            if taken and max_bytes < 0:
                 break
-            self.items.append(item)
-            self.feeds.append(feeds)
-            self.geometries.append(geometry)
+            taken[index] = feeds, geometry
+        kept = sorted(taken)
+        self.items = [items[index] for index in kept]
+        self.feeds = [taken[index][0] for index in kept]
+        self.geometries = [taken[index][1] for index in kept]
         self.truth = [truth_of(item) for item in self.items]
 
-    def found(self, outputs: Sequence[Feeds]) -> list[ImageBoxes]:
-        """Detections from the outputs of all `feeds`, in order."""
+    def found(self, outputs: Sequence[Feeds], task: ObjectDetection | None = None) -> list[ImageBoxes]:
+        """Detections from the outputs of all `feeds`, in order.
+
+        Args:
+            task: instead of the one that is known, for another suppression.
+        """
         return [
-            detections(self.task, each, geometry)
+            detections(task or self.task, each, geometry)
             for each, geometry in zip(outputs, self.geometries, strict=True)
         ]
 
-    def map50(self, outputs: Sequence[Feeds]) -> float:
-        """Mean average precision at overlap 0.5 from the outputs of all `feeds`."""
-        return coco_metrics(self.found(outputs), self.truth, len(self.task.labels)).map50
+    def map50(self, outputs: Sequence[Feeds], task: ObjectDetection | None = None) -> float:
+        """Mean average precision at overlap 0.5; arguments as in `found`."""
+        return coco_metrics(self.found(outputs, task), self.truth, len(self.task.labels)).map50
 
 
 def build_inputs(model_dir: str | Path, dataset_dir: str | Path) -> BuildInputs:
@@ -124,16 +116,15 @@ def build_inputs(model_dir: str | Path, dataset_dir: str | Path) -> BuildInputs:
     if not any(len(truth.labels) for truth in test.truth):
         raise DataError("The test part has no objects.", value=len(test.items))
     calibration = HeldOutImages(
-        dataset_dir, task, every(splits["train"], CALIBRATION_IMAGES), max_bytes=CALIBRATION_BYTES
+        dataset_dir, task, evenly(splits["train"], CALIBRATION_IMAGES), max_bytes=CALIBRATION_BYTES
     )
-    evaluate: Callable[[Sequence[Feeds]], float] = test.map50
     return BuildInputs(
         metric=task.metric,
-        evaluate=evaluate,
+        evaluate=test.map50,
         test=test.feeds,
         calibration=calibration.feeds,
         float_nodes=FLOAT_NODES,
         peer=NaivePredict(load_model(model_dir), document),
         peer_title="PIL + torch eager, fp32, NMS in Python",
-        payloads=[(dataset_dir / item["path"]).read_bytes() for item in every(test.items, COMPARED_IMAGES)],
+        payloads=[(dataset_dir / item["path"]).read_bytes() for item in evenly(test.items, COMPARED_IMAGES)],
     )

@@ -6,16 +6,18 @@ are left, top, right, bottom.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
-from xinfer.preproc import decode_image
 from xtorch.models.detector import PAD_VALUE, Letterbox
+from xtorch.tasks.images import read_pixels
 
 CACHE_BYTES = 1 << 30
 """Scaled images are kept up to this; further ones are decoded again each time."""
@@ -77,6 +79,18 @@ class Augmentation:
         return replace(self, mosaic=0.0)
 
 
+class Scaled(NamedTuple):
+    """An image at the size at which the network sees it, without padding.
+
+    The last row and column may be covered in part: width and height are exact, pixels uint8 [h,w,3] are what
+    is covered whole.
+    """
+
+    pixels: np.ndarray
+    width: float
+    height: float
+
+
 class TrainingImages:
     """Scaled images of a dataset, and scenes made of them.
 
@@ -92,46 +106,45 @@ class TrainingImages:
     ) -> None:
         self._root, self._samples, self.size = root, samples, size
         self._letterbox = Letterbox(size)
-        self._kept: dict[int, np.ndarray] = {}
+        self._kept: dict[int, Scaled] = {}
         self._left_bytes = cache_bytes
 
     def __len__(self) -> int:
         return len(self._samples)
 
-    def image(self, index: int) -> np.ndarray:
-        """One image scaled into the input without padding, uint8 [h,w,3], by the kernel of the engine."""
+    def image(self, index: int) -> Scaled:
+        """One image scaled into the input by the kernel of the engine."""
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        data = (self._root / self._samples[index].path).read_bytes()
-        pixels_HW3 = decode_image(data, min_side=min(self.size))
+        pixels_HW3 = read_pixels(self._root, self._samples[index].path, min(self.size))
         with torch.inference_mode():
-            x_13HW, scale = self._letterbox(torch.from_numpy(pixels_HW3)[None])
-        # A last row or column that is only partly covered is left out.
-        h, w = (max(1, int(side / float(scale) + 1e-3)) for side in pixels_HW3.shape[:2])
-        scaled = x_13HW[0, :, :h, :w].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
-        small_hw3 = np.ascontiguousarray(scaled.numpy())
-        if self._left_bytes >= small_hw3.nbytes:
-            self._left_bytes -= small_hw3.nbytes
-            self._kept[index] = small_hw3
-        return small_hw3
+            x_13HW, per_pixel = self._letterbox(torch.from_numpy(pixels_HW3)[None])
+        height, width = (side / float(per_pixel) for side in pixels_HW3.shape[:2])
+        h, w = (max(1, int(side + 1e-3)) for side in (height, width))
+        small_hw3 = x_13HW[0, :, :h, :w].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
+        scaled = Scaled(np.ascontiguousarray(small_hw3.numpy()), width, height)
+        if self._left_bytes >= scaled.pixels.nbytes:
+            self._left_bytes -= scaled.pixels.nbytes
+            self._kept[index] = scaled
+        return scaled
 
     def plain(self, index: int) -> Scene:
         """One image as the engine will see it."""
-        return self._single(index, 1.0, (0.0, 0.0), min_visible=0.0)
+        return self._single(index, self.image(index), 1.0, (0.0, 0.0), min_visible=0.0)
 
     def scene(self, index: int, augmentation: Augmentation, rng: np.random.Generator) -> Scene:
         """An augmented scene around one image; `rng` decides everything about it."""
         if rng.random() < augmentation.mosaic:
             scene = self._mosaic(index, augmentation, rng)
         else:
+            scaled = self.image(index)
             zoom = rng.uniform(*augmentation.scale)
-            h, w = self.image(index).shape[:2]
             shift = rng.uniform(-augmentation.shift, augmentation.shift, 2)
             # The middle of the image stays in the middle, but for the shift.
-            x = w * (1 - zoom) / 2 + shift[0] * self.size[1]
-            y = h * (1 - zoom) / 2 + shift[1] * self.size[0]
-            scene = self._single(index, zoom, (x, y), min_visible=augmentation.min_visible)
+            x = scaled.width * (1 - zoom) / 2 + shift[0] * self.size[1]
+            y = scaled.height * (1 - zoom) / 2 + shift[1] * self.size[0]
+            scene = self._single(index, scaled, zoom, (x, y), min_visible=augmentation.min_visible)
         if rng.random() < augmentation.flip:
             scene = mirrored(scene)
         return replace(scene, image=shifted_colours(scene.image, augmentation, rng))
@@ -139,19 +152,25 @@ class TrainingImages:
     def batches(
         self, indices: Sequence[int], batch_size: int, augmentation: Augmentation, *, seed: Sequence[int]
     ) -> Iterator[list[Scene]]:
-        """Scenes around these images in batches; each depends on `seed` and its place alone."""
-        for start in range(0, len(indices), batch_size):
+        """Scenes around these images, each decided by `seed` and its place alone.
+
+        Batches are of about the same size, at most `batch_size`: the statistics of a last one of a single
+        image would say little.
+        """
+        for places in np.array_split(np.arange(len(indices)), math.ceil(len(indices) / batch_size)):
             yield [
-                self.scene(int(index), augmentation, np.random.default_rng([*seed, start + place]))
-                for place, index in enumerate(indices[start : start + batch_size])
+                self.scene(int(indices[place]), augmentation, np.random.default_rng([*seed, place]))
+                for place in places.tolist()
             ]
 
     # ------------------------------------------------------------------------------------- one scene
 
-    def _single(self, index: int, zoom: float, offset: tuple[float, float], *, min_visible: float) -> Scene:
+    def _single(
+        self, index: int, scaled: Scaled, zoom: float, offset: tuple[float, float], *, min_visible: float
+    ) -> Scene:
         canvas_HW3 = self._canvas()
-        self._paint(canvas_HW3, self.image(index), zoom, offset)
-        boxes_M4, labels_M = self._placed(index, zoom, offset, min_visible)
+        self._paint(canvas_HW3, scaled, zoom, offset)
+        boxes_M4, labels_M = self._placed(index, scaled, zoom, offset, min_visible)
         return Scene(image=canvas_HW3, boxes=boxes_M4, labels=labels_M)
 
     def _mosaic(self, index: int, augmentation: Augmentation, rng: np.random.Generator) -> Scene:
@@ -162,11 +181,14 @@ class TrainingImages:
         others = rng.integers(0, len(self), 3)
         canvas_HW3 = self._canvas()
         boxes, labels = [], []
-        for corner, picked in enumerate(rng.permutation([index, *others])):
-            h, w = self.image(int(picked)).shape[:2]
-            offset = (x - zoom * w if corner % 2 == 0 else x, y - zoom * h if corner < 2 else y)
-            self._paint(canvas_HW3, self.image(int(picked)), zoom, offset)
-            boxes_M4, labels_M = self._placed(int(picked), zoom, offset, augmentation.min_visible)
+        for corner, picked in enumerate(rng.permutation([index, *others]).tolist()):
+            scaled = self.image(picked)
+            offset = (
+                x - zoom * scaled.width if corner % 2 == 0 else x,
+                y - zoom * scaled.height if corner < 2 else y,
+            )
+            self._paint(canvas_HW3, scaled, zoom, offset)
+            boxes_M4, labels_M = self._placed(picked, scaled, zoom, offset, augmentation.min_visible)
             boxes.append(boxes_M4)
             labels.append(labels_M)
         return Scene(image=canvas_HW3, boxes=np.concatenate(boxes), labels=np.concatenate(labels))
@@ -175,14 +197,14 @@ class TrainingImages:
         return np.full((*self.size, 3), PAD_VALUE, np.uint8)
 
     def _paint(
-        self, canvas_HW3: np.ndarray, image_hw3: np.ndarray, zoom: float, offset: tuple[float, float]
+        self, canvas_HW3: np.ndarray, scaled: Scaled, zoom: float, offset: tuple[float, float]
     ) -> None:
         """Draw an image, zoomed from its top left corner, at an offset (x, y)."""
         # OpenCV puts pixel centres at whole numbers; ours lie at halves.
         half = (zoom - 1) / 2
         matrix = np.array([[zoom, 0, offset[0] + half], [0, zoom, offset[1] + half]])
         cv2.warpAffine(
-            image_hw3,
+            scaled.pixels,
             matrix,
             (self.size[1], self.size[0]),
             dst=canvas_HW3,
@@ -191,12 +213,12 @@ class TrainingImages:
         )
 
     def _placed(
-        self, index: int, zoom: float, offset: tuple[float, float], min_visible: float
+        self, index: int, scaled: Scaled, zoom: float, offset: tuple[float, float], min_visible: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Boxes float32 [M,4] and labels of what is still visible of an image after `_paint`."""
         sample = self._samples[index]
-        h, w = self.image(index).shape[:2]
-        placed_M4 = sample.boxes * np.array([w, h, w, h]) * zoom + np.array([*offset, *offset])
+        size = np.array([scaled.width, scaled.height] * 2)
+        placed_M4 = sample.boxes * size * zoom + np.array([*offset, *offset])
         H, W = self.size
         inside_M4 = placed_M4.clip(0, np.array([W, H, W, H]))
         before_M2, after_M2 = placed_M4[:, 2:] - placed_M4[:, :2], inside_M4[:, 2:] - inside_M4[:, :2]

@@ -36,7 +36,7 @@ _GENTLE_SHARE = 0.2
 _STATISTICS_IMAGES = 32
 _TIMED_STEPS = 3
 _SAFETY = 0.85
-"""Of the budget is planned for: the machine may get slower."""
+"""Of the time that is left is planned for: the machine may get slower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,14 +161,15 @@ def plan(
     options: TrainingOptions,
     *,
     epochs: int | None,
-    budget_s: float,
+    until_s: float,
     validate_s: Callable[[], float],
     seed: int,
 ) -> TrainingPlan:
-    """Measures steps in float32 and bfloat16 and fits as many epochs into the budget as it holds.
+    """Measures steps in float32 and bfloat16 and fits as many epochs into the time that is left as it holds.
 
     Args:
-        epochs: instead; then the budget does not matter.
+        epochs: instead; then time does not matter.
+        until_s: when training has to be over, by `time.monotonic`.
         validate_s: measures how long a validation takes.
     """
     if epochs is not None:
@@ -181,7 +182,7 @@ def plan(
     )
     step_s = _step_s(model, scenes, choice.execution)
     epoch_s = step_s * len(scenes) + validate_s() / options.validate_every
-    fitting = int(budget_s * _SAFETY / epoch_s)
+    fitting = int((until_s - time.monotonic()) * _SAFETY / epoch_s)
     return TrainingPlan(
         epochs=min(max(fitting, MIN_EPOCHS), MAX_EPOCHS), execution=choice.execution, step_s=step_s
     )
