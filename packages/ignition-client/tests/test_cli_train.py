@@ -13,6 +13,9 @@ import pytest
 from cli_cases import Ignition, full_api
 from fake_api import FakeApi, Sse
 
+from ignition_client.cli.render import event_line
+from ignition_client.wire import JobEvent
+
 TRAIN = ("train", "--template", "visual-anomaly-detection", "--name", "bolts", "--budget", "1m", "--data")
 
 
@@ -110,3 +113,26 @@ def test_ctrl_c_stops_the_waiting_and_says_how_to_resume(
     assert code == 130
     assert "ignition runs watch r1" in err
     assert api.sent("POST /v1/runs/r1/cancel") == []
+
+
+@pytest.mark.parametrize(
+    ("message", "metrics", "line"),
+    [
+        ("", {}, "Training 25%"),
+        ("120 of 300", {"loss": 0.21}, "Training 25% 120 of 300, loss 0.21"),
+        ("epoch 3 of 40", {"epoch": 3.0, "loss": 0.5}, "Training 25% epoch 3 of 40, loss 0.5"),
+        ("", {"epoch": 3.0}, "Training 25% epoch 3"),
+    ],
+)
+def test_progress_says_nothing_twice(message: str, metrics: dict[str, float], line: str) -> None:
+    event = JobEvent.model_validate(
+        {
+            "seq": 0,
+            "at": "2026-01-01T00:00:00Z",
+            "stage": "Training",
+            "progress": 0.25,
+            "message": message,
+            "metrics": metrics,
+        }
+    )
+    assert event_line(event) == line

@@ -347,10 +347,12 @@ def event_line(event: JobEvent) -> str:
         parts.append(f"{event.progress:.0%}")
     if event.eta_s is not None:
         parts.append(f"({duration(event.eta_s)} left)")
-    if event.message:
-        parts.append(event.message)
-    if event.metrics:
-        parts.append(", ".join(f"{name} {value:.4g}" for name, value in event.metrics.items()))
+    details = [event.message] if event.message else []
+    for name, value in event.metrics.items():
+        if (figure := f"{name} {value:.4g}") not in event.message:  # "epoch 3 of 40"
+            details.append(figure)
+    if details:
+        parts.append(", ".join(details))
     return " ".join(parts)
 
 
