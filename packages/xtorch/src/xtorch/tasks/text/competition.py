@@ -6,6 +6,7 @@ Shapes: N texts, C labels.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from xtorch.errors import CheckpointError
 from xtorch.progress import Stages
 from xtorch.tasks.text.candidates import (
     Contrastive,
@@ -32,6 +34,7 @@ from xtorch.tasks.text.operating import answers, label_thresholds, probabilities
 from xtorch.tasks.text.settings import SERVABLE, TextSettings
 from xtorch.tasks.text.split import TextSplit
 
+_log = logging.getLogger(__name__)
 LINEAR, TUNE = "Fitting linear rungs", "Tuning the encoder"
 _STRENGTHS = (1.0, 10.0, 100.0)
 _MAX_CONTRASTIVE = 2000
@@ -165,7 +168,7 @@ class Competition:
             name = f"{rung.name}-{number}"
             found = None if share is None else self.kept.logits(name)
             if found is None:
-                fitted = rung.fit(rows, self._effort(rung, name, share))
+                fitted = self._fitted(rung, rows, name, share)
                 found = fitted.logits(judge)
                 if share is not None and parts.is_cross_validated:
                     self.kept.keep_logits(name, found)
@@ -185,6 +188,15 @@ class Competition:
             fit_s=time.monotonic() - started,
         )
 
+    def _fitted(self, rung: Rung, rows: np.ndarray, name: str, share: float | None) -> Fitted:
+        effort = self._effort(rung, name, share)
+        try:
+            return rung.fit(rows, effort)
+        except CheckpointError as error:
+            _log.warning("%s starts again: %s", name, error)
+            self.kept.drop_checkpoints(name)
+            return rung.fit(rows, effort)
+
     def _effort(self, rung: Rung, name: str, share: float | None) -> Effort:
         if share is None:
             return Effort(seed=self.seed)
@@ -203,8 +215,8 @@ class Competition:
         for entry in entries:
             if entry.fitted is None:
                 started = time.monotonic()
-                effort = self._effort(entry.rung, f"{entry.rung.name}-all", entry.share)
-                entry.fitted = entry.rung.fit(self.parts.development, effort)
+                name = f"{entry.rung.name}-all"
+                entry.fitted = self._fitted(entry.rung, self.parts.development, name, entry.share)
                 self.num_fitted += entry.share is not None
                 entry.fit_s += time.monotonic() - started
 

@@ -63,7 +63,12 @@ class Kept:
         self._write(
             self._folder / f"{fit}.npy", lambda partial: np.save(partial, logits_NC, allow_pickle=False)
         )
-        shutil.rmtree(self._folder / fit, ignore_errors=True)
+        self.drop_checkpoints(fit)
+
+    def drop_checkpoints(self, fit: str) -> None:
+        """Those of a fit that is done, or that cannot go on from them."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder / fit, ignore_errors=True)
 
     def clear(self) -> None:
         """The run is done."""
