@@ -169,6 +169,12 @@ def test_photographs_among_masks_are_found(tmp_path: Path) -> None:
     assert not found.blurred
     blurred, _ = understood(tmp_path / "jpg", *many(as_binary), photograph, suffix="jpg")
     assert blurred.photographs == {6}
+    # A few shades cover all greys: what tells is how little of a photograph lies close to them.
+    shaded = np.full((64, 80), 255, np.uint8)
+    shaded[8:56, 10:70] = np.linspace(20, 230, 60)[None, :]
+    blurred, _ = understood(tmp_path / "grey", *many(as_binary), Image.fromarray(shaded), grey, suffix="jpg")
+    assert blurred.photographs == {6, 7}
+    assert blurred.names == ("background", "foreground")
 
 
 def test_255_beside_numbers_is_not_labelled(tmp_path: Path) -> None:

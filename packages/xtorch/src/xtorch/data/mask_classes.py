@@ -260,10 +260,13 @@ def _told_apart(masks: Sequence[MaskFacts], kind: Kind) -> tuple[set[int], list[
     clean = [mask for mask in own.values() if not mask.blurred]
     if 2 * len(clean) >= len(own):
         known, has_edges = _codes(clean, kind)
+        if has_edges:
+            known, has_edges = _codes([mask for mask in clean if _is_flat(mask, kind)], kind)
         strangers = {
             place
             for place, mask in own.items()
-            if mask.blurred
+            # Where masks are noisy, a photograph may have no more codes than they.
+            if (mask.blurred or has_edges)
             and not (_is_flat(mask, kind) and _covered(mask.counts, known, kind, _TOLERANCE) >= _MIN_COVERED)
         }
         return foreign | strangers, known, has_edges
