@@ -289,6 +289,9 @@ def test_a_part_without_objects_is_refused(tmp_path: Path) -> None:
         {"colour": 1},
         {"learning_rate": 0},
         {"batch_size": 0},
+        {"epochs": 2.5},
+        {"input_size": 416.0},
+        {"any_direction": "no"},
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from xtorch.tasks.detection.samples import (
     TrainingImages,
     mirrored,
     shifted_colours,
+    upside_down,
 )
 from xtorch.tasks.detection.training import Scenes, TrainingOptions
 
@@ -119,6 +120,25 @@ def test_mirroring_twice_changes_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.image, scene.image)
     np.testing.assert_allclose(again.boxes, scene.boxes, atol=1e-4)
     check_boxes(mirrored(scene))
+
+
+def test_upside_down_twice_changes_nothing(tmp_path: Path) -> None:
+    scene = images_of(tmp_path, pictures(1)).plain(0)
+    turned = upside_down(scene)
+    check_boxes(turned)
+    np.testing.assert_array_equal(turned.image[::-1], scene.image)
+    np.testing.assert_allclose(upside_down(turned).boxes, scene.boxes, atol=1e-4)
+
+
+def test_only_images_without_a_direction_are_shown_upside_down(tmp_path: Path) -> None:
+    images = images_of(tmp_path, pictures(1))
+    still = replace(PLAIN, mosaic=0, flip=0, shift=0, scale=(1, 1))
+
+    def scenes(augmentation: Augmentation) -> set[bytes]:
+        return {images.scene(0, augmentation, np.random.default_rng(i)).image.tobytes() for i in range(20)}
+
+    assert len(scenes(still)) == 1
+    assert len(scenes(replace(still, flip_vertical=0.5))) == 2
 
 
 def test_colours_change_within_their_gains() -> None:

@@ -98,6 +98,18 @@ TEMPLATES: tuple[wire.Template, ...] = (
                 ],
             ),
             wire.Question(
+                id="direction",
+                title="Is there an up and a down in your images?",
+                choices=[
+                    wire.SettingChoice(title="Yes", note="streets, shelves, portraits"),
+                    wire.SettingChoice(
+                        title="No",
+                        note="satellites, microscopes, conveyor belts: learned upside down too",
+                        settings={"any_direction": True},
+                    ),
+                ],
+            ),
+            wire.Question(
                 id="network",
                 title="How large a network?",
                 choices=[

@@ -40,7 +40,7 @@ from xtorch.tasks.recipe import Run
 
 PREPARE, TRAIN = "Preparing", "Training"
 """Stages of the run that are reported here."""
-_VERSION = 2
+_VERSION = 3
 """Raised when the same data, settings and seed would be trained otherwise."""
 _RESERVED_SHARE, _MIN_RESERVED_S = 0.2, 20.0
 """Of the budget, for evaluation, export and report."""
@@ -85,7 +85,9 @@ def fit(
     options = TrainingOptions(
         batch_size=min(settings.batch_size, len(images)),
         learning_rate=settings.learning_rate,
-        augmentation=Augmentation(mosaic=settings.mosaic),
+        augmentation=Augmentation(
+            mosaic=settings.mosaic, flip_vertical=0.5 if settings.any_direction else 0.0
+        ),
     )
     detector = start_from(config, tuple(labels), given, seed=run.seed)
     if given is not None:

@@ -58,6 +58,7 @@ class Augmentation:
         shift: of scenes of one image, as a share of the input's size, either way.
         hue, saturation, value: largest change of OpenCV's 8-bit HSV, either way.
         flip: chance of being mirrored left to right.
+        flip_vertical: chance of being mirrored upside down.
         min_visible: an object of which less than this share of the area stays in the scene is left out.
 
     Source: Bochkovskiy et al., "YOLOv4" (arXiv:2004.10934), section 3.3 (mosaic); the YOLOX paper, section
@@ -72,6 +73,7 @@ class Augmentation:
     saturation: int = 30
     value: int = 30
     flip: float = 0.5
+    flip_vertical: float = 0.0
     min_visible: float = 0.3
 
     def gentle(self) -> Augmentation:
@@ -147,6 +149,8 @@ class TrainingImages:
             scene = self._single(index, scaled, zoom, (x, y), min_visible=augmentation.min_visible)
         if rng.random() < augmentation.flip:
             scene = mirrored(scene)
+        if rng.random() < augmentation.flip_vertical:
+            scene = upside_down(scene)
         return replace(scene, image=shifted_colours(scene.image, augmentation, rng))
 
     def batches(
@@ -233,6 +237,14 @@ def mirrored(scene: Scene) -> Scene:
     boxes_M4 = scene.boxes.copy()
     boxes_M4[:, [0, 2]] = width - scene.boxes[:, [2, 0]]
     return replace(scene, image=np.ascontiguousarray(scene.image[:, ::-1]), boxes=boxes_M4)
+
+
+def upside_down(scene: Scene) -> Scene:
+    """Mirrored top to bottom."""
+    height = scene.image.shape[0]
+    boxes_M4 = scene.boxes.copy()
+    boxes_M4[:, [1, 3]] = height - scene.boxes[:, [3, 1]]
+    return replace(scene, image=np.ascontiguousarray(scene.image[::-1]), boxes=boxes_M4)
 
 
 def shifted_colours(

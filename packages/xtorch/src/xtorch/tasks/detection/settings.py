@@ -23,12 +23,21 @@ class DetectionSettings:
     learning_rate: float = 1e-3
     mosaic: float = 0.5
     """Share of training scenes made of four images."""
+    any_direction: bool = False
+    """Whether images mean the same upside down, as seen from above or through a microscope: then they are
+    learned that way too."""
     min_precision: float | None = None
     """Thresholds: the lowest with at least this precision on validation; None: the best F1."""
 
     def __post_init__(self) -> None:
         if self.architecture not in ("nano", "tiny", "small"):
             raise SettingsError("architecture must be nano, tiny or small.", value=self.architecture)
+        for name in ("input_size", "batch_size", "epochs"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | None):
+                raise SettingsError(f"{name} must be a whole number.", value=value)
+        if not isinstance(self.any_direction, bool):
+            raise SettingsError("any_direction must be true or false.", value=self.any_direction)
         if self.input_size % 32 or not 64 <= self.input_size <= 1280:
             raise SettingsError(
                 "input_size must be a multiple of 32 between 64 and 1280.", value=self.input_size
