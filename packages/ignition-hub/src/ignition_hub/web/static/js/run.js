@@ -68,9 +68,11 @@ let metricsJob = null;
 async function refreshMetrics(jobId) {
   const answer = await request(`/v1/jobs/${jobId}/events`);
   const events = Array.isArray(answer) ? answer : answer.events;
-  const points = events.map((event) => event.metrics).filter((values) => Object.keys(values).length > 1 || "loss" in values);
+  const told = events.filter(({ metrics: values }) => Object.keys(values).length > 1 || "loss" in values);
+  // Of the latest stage: each counts its epochs or trials anew.
+  const points = told.filter((event) => event.stage === told.at(-1).stage).map((event) => event.metrics);
   if (points.length < 2) return;
-  const xName = ["epoch", "step"].find((name) => name in points[0]);
+  const xName = ["epoch", "step", "trial"].find((name) => name in points[0]);
   const names = [...new Set(points.flatMap((values) => Object.keys(values)))].filter((name) => name !== xName).slice(0, 4);
   const data = [points.map((values, i) => (xName ? values[xName] : i)), ...names.map((name) => points.map((values) => values[name] ?? null))];
   const key = `${jobId}:${names}`;
