@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xinfer import DocumentError, InputError, PackageError, TaskSpecError, parse_task
+from xinfer.builders import measure_pipeline
 from xinfer.tasks.text import TextClassification
 from xinfer.zoo.nlp import Embedder, TextClassifier, classify, fit_temperature
 
@@ -274,3 +275,18 @@ def test_spec_is_refused_when_it_makes_no_sense(change: dict[str, object]) -> No
 def test_inputs_of_the_tiny_models_are_what_specs_name() -> None:
     spec = parse_task(CLASSIFY)
     assert set(spec.input.tensors) == set(token_inputs("N", "S", types=True))
+
+
+def test_a_texts_pipeline_is_compared_from_the_body_to_the_answer(classifier: TextClassifier) -> None:
+    """The build of a text engine measures it against plain torch, as that of an image engine does."""
+    bodies = [b"good", b"bad"]
+    answers: list[str | None] = []
+
+    def hundredfold(body: bytes) -> None:
+        for _ in range(100):
+            answers.append(classifier.predict(body.decode()).label)
+
+    found = measure_pipeline(classifier.engine, bodies, hundredfold, peer_name="slow", rounds=1)
+    assert set(answers) == {"good", "bad"}
+    assert (found.peer, found.num_images) == ("slow", 2)
+    assert found.speedup > 5

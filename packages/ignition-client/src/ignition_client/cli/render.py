@@ -468,9 +468,9 @@ def comparison(receipt: dict[str, Any]) -> RenderableType | None:
     text = Text(f"{measured['speedup']:.1f}x", style="bold green")
     text.append(f" the throughput of {measured['peer']}", style="default")
     text.append(
-        f" ({measured['throughput_per_s']:.0f} against {measured['peer_throughput_per_s']:.0f} images/s,"
+        f" ({measured['throughput_per_s']:.0f} against {measured['peer_throughput_per_s']:.0f} per s,"
         f" {measured['latency_ms']:.1f} against {measured['peer_latency_ms']:.1f} ms,"
-        f" measured interleaved on {measured['num_images']} images)",
+        f" measured interleaved on {measured['num_images']} requests)",
         style="dim",
     )
     return text

@@ -371,16 +371,16 @@ class EngineBuilder:
         return self._with(seed=seed)
 
     def with_comparison(
-        self, peer_name: str, peer: Callable[[bytes], Any], encoded_images: Sequence[bytes]
+        self, peer_name: str, peer: Callable[[bytes], Any], payloads: Sequence[bytes]
     ) -> Self:
         """Measures the winner's pipeline against a peer and puts the result into the receipt.
 
         Args:
             peer_name: For example "PIL + torch eager, fp32".
-            peer: From an image file's bytes to a result.
-            encoded_images: Image files to run.
+            peer: From a request's body to a result.
+            payloads: Such bodies: image files, or texts in UTF-8.
         """
-        return self._with(comparison=(peer_name, peer, tuple(encoded_images)))
+        return self._with(comparison=(peer_name, peer, tuple(payloads)))
 
     def with_cache(self, folder: str | os.PathLike[str], *, evaluation: str = "") -> Self:
         """Lets `build_and_save` answer at once what was built here before (`builders.cache`).

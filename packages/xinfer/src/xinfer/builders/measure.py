@@ -14,6 +14,7 @@ from xinfer.errors import InputError
 from xinfer.manifest import Comparison, Latency
 from xinfer.preproc import decode_image
 from xinfer.tasks import ImageInput
+from xinfer.tasks.text import TextInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -94,43 +95,40 @@ def run_round(
 
 def measure_pipeline(
     engine: InferenceEngine,
-    encoded_images: Sequence[bytes],
+    payloads: Sequence[bytes],
     peer: Callable[[bytes], Any],
     *,
     peer_name: str = "peer",
     rounds: int = 5,
 ) -> Comparison:
-    """Decoding and inference of encoded images, against a peer, interleaved in this process.
+    """From requests' bodies to results, against a peer, interleaved in this process.
 
     Args:
-        engine: Its streams say how many requests run at once, for both sides.
-        encoded_images: Image files, cycled through.
-        peer: The other way from an image file to a result.
+        engine: For images or texts. Its streams say how many requests run at once, for both sides.
+        payloads: Image files, or texts in UTF-8; cycled through.
+        peer: The other way from such a body to a result.
         peer_name: Stands in the receipt.
         rounds: Rounds after one that does not count.
 
     Returns:
         Latency of single requests (median), throughput and CPU time of concurrent ones (medians).
+
+    Raises:
+        InputError: The engine takes neither images nor texts.
     """
-    source = engine.task.input if engine.task else None
-    if not isinstance(source, ImageInput):
-        raise InputError("only engines for images have a pipeline to compare", value=source and source.kind)
-
-    def pipeline(data: bytes) -> Any:
-        return engine.infer({source.name: decode_image(data, min_side=source.min_side)[None]})
-
+    pipeline = _pipeline(engine)
     sides = {
         "engine": Contestant(single=pipeline, concurrent=pipeline),
         "peer": Contestant(single=peer, concurrent=peer),
     }
     with ThreadPoolExecutor(engine.settings.num_streams, "xinfer-measure") as pool:
-        warm_up(sides, encoded_images, pool, WARMUP)
+        warm_up(sides, payloads, pool, WARMUP)
         for _ in range(rounds):
-            run_round(sides, encoded_images, pool, num_single=6, num_concurrent=12)
+            run_round(sides, payloads, pool, num_single=6, num_concurrent=12)
     ours, theirs = sides["engine"], sides["peer"]
     return Comparison(
         peer=peer_name,
-        num_images=len(encoded_images),
+        num_images=len(payloads),
         latency_ms=ours.latency_ms.p50,
         peer_latency_ms=theirs.latency_ms.p50,
         throughput_per_s=ours.throughput_per_s,
@@ -143,3 +141,20 @@ def measure_pipeline(
 
 def _cycle(items: Sequence[Any], num: int) -> list[Any]:
     return [items[index % len(items)] for index in range(num)]
+
+
+def _pipeline(engine: InferenceEngine) -> Callable[[bytes], Any]:
+    """From a request's body to what the engine says of it."""
+    source = engine.task.input if engine.task else None
+    if isinstance(source, ImageInput):
+        name, min_side = source.name, source.min_side
+        return lambda data: engine.infer({name: decode_image(data, min_side=min_side)[None]})
+    if isinstance(source, TextInput):
+        from xinfer.zoo.registry import runner_for
+
+        assert engine.task is not None
+        runner = runner_for(engine.task.task)(engine)
+        return lambda data: runner.predict(data.decode("utf-8"))
+    raise InputError(
+        "only engines for images and texts have a pipeline to compare", value=source and source.kind
+    )

@@ -109,8 +109,8 @@ class BuiltEngine:
             with InferenceEngine.load(
                 unsigned, require_signature=False, num_streams=num_cores, num_threads=num_cores
             ) as engine:
-                name, peer, images = plan.comparison
-                self.receipt = self._make_receipt(measure_pipeline(engine, images, peer, peer_name=name))
+                name, peer, payloads = plan.comparison
+                self.receipt = self._make_receipt(measure_pipeline(engine, payloads, peer, peer_name=name))
         self.manifest = self._make_manifest()
         self._search.progress("Packing", 0.94, "signing" if signing_key else "unsigned")
         # Proved under another name first: a file under its own name is one that was proved.

@@ -83,10 +83,10 @@ def peer(receipt: Receipt) -> Markup:
         tag(
             "p",
             tag("b", f"{factor(found.speedup)} the throughput: "),
-            f"{number(found.throughput_per_s)} against {number(found.peer_throughput_per_s)} images per s, "
+            f"{number(found.throughput_per_s)} against {number(found.peer_throughput_per_s)} per s, "
             f"{number(found.latency_ms)} against {number(found.peer_latency_ms)} ms, "
             f"{number(found.cpu_ms_per_item)} against {number(found.peer_cpu_ms_per_item)} ms of CPU per "
-            f"image. Decoding included, on {found.num_images} images.",
+            f"request. Reading the input included, on {found.num_images} requests.",
             class_="note",
         ),
         class_="card",
