@@ -21,7 +21,6 @@ from xinfer.preproc import decode_image
 from xtorch.data.check import UsableImage
 from xtorch.errors import DataError
 from xtorch.models.resize import Preprocess
-from xtorch.picks import evenly as every  # noqa: F401  (object detection still calls it so)
 
 Item = Mapping[str, Any]
 """An entry of ``splits.json``: ``path`` relative to the dataset's root, and ``label``."""
