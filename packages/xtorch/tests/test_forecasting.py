@@ -13,6 +13,7 @@ import pytest
 from xinfer.tasks import parse_task
 from xinfer.tasks.forecast import SeriesInput
 from xinfer.zoo.timeseries import prepare_series
+from xtorch.data.check_series import inspect_series
 from xtorch.errors import DataError, ParityError, SettingsError, TrainingError, WeightsError
 from xtorch.forecast_metrics import mase
 from xtorch.tasks.forecasting import build_inputs, load_model, run
@@ -21,15 +22,19 @@ from xtorch.tasks.forecasting.plan import (
     ForecastSettings,
     Plan,
     make_plan,
+    plan_for,
     test_part,
     training_part,
     validation_parts,
 )
-from xtorch.tasks.forecasting.training import Outcome, run_ensemble
+from xtorch.tasks.forecasting.training import Outcome, run_ensemble, train
 from xtorch.tasks.forecasting.windows import Panel, Windows
 from xtorch.tasks.recipe import parse_settings
 
+from .series_data import HORIZON, NUM_DAYS, NUM_SERIES, quiet, usual_sales, write_sales
+
 test_part.__test__ = False  # type: ignore[attr-defined]
+
 FILES = {
     "model.onnx",
     "model.safetensors",
@@ -39,29 +44,6 @@ FILES = {
     "splits.json",
     "report.json",
 }
-NUM_SERIES, NUM_DAYS, HORIZON = 6, 120, 7
-
-
-def usual_sales(store: int) -> np.ndarray:
-    """What a store sells on a day but for noise, float64 [NUM_DAYS]."""
-    return 20 + 10 * store + 6 * np.sin(2 * np.pi * np.arange(NUM_DAYS) / 7 + store)
-
-
-def write_sales(root: Path) -> Path:
-    """Daily sales of six stores with a week, noise, and a gap."""
-    root.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    days = np.datetime64("2024-01-01") + np.arange(NUM_DAYS)
-    lines = ["date,store,sales"]
-    for store in range(NUM_SERIES):
-        sales = np.maximum(usual_sales(store) + rng.normal(0, 1, NUM_DAYS), 1)
-        lines += [
-            f"{day},S{store},{value:.2f}"
-            for index, (day, value) in enumerate(zip(days, sales, strict=True))
-            if (store, index) != (2, 50)
-        ]
-    (root / "sales.csv").write_text("\n".join(lines))
-    return root
 
 
 @dataclass
@@ -86,6 +68,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         budget_s=3600,
         settings={"horizon": HORIZON, "num_seeds": 1, "candidates": ["theta", "ets", "linear", "trees"]},
         progress=lambda stage, **details: stages.append(stage),
+        cache_dir=base / "cache",
     )
     return Trained(base / "data", base / "out", result, stages)
 
@@ -93,6 +76,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def test_run_writes_every_file_and_nothing_else(trained: Trained) -> None:
     assert {path.name for path in trained.folder.iterdir()} == FILES
     assert trained.stages[0] == "Checking series"
+    kept = {path.parent.name for path in (trained.folder.parent / "cache").rglob("model.safetensors")}
+    assert {"early-linear", "early-trees"} <= kept
 
 
 def oracle_mase(data: Path) -> float:
@@ -120,7 +105,7 @@ def test_run_comes_close_to_what_can_be_reached(trained: Trained) -> None:
     )
     assert trained.result["value"] < 1.2 * oracle_mase(trained.data)
     assert 1.2 * oracle_mase(trained.data) < 0.5 * baselines["mean"]["test"]["mase"]
-    assert rows["ensemble"]["test"]["mase"] == trained.result["value"]
+    assert rows["ensemble"]["test"]["mase"] == pytest.approx(trained.result["value"], rel=1e-12)
     kept = {name for name, row in rows.items() if row["kept"]} - {"ensemble"}
     assert kept == set(rows["ensemble"]["settings"]["members"])
     assert trained.result["candidate"].split(" + ") == rows["ensemble"]["settings"]["members"]
@@ -232,6 +217,13 @@ def test_build_with_another_dataset_is_refused(trained: Trained, tmp_path: Path)
     [
         {"horizon": 0},
         {"horizon": 2.5},
+        {"horizon": "a week"},
+        {"horizon": float("nan")},
+        {"season": True},
+        {"num_seeds": 1.5},
+        {"time": 3},
+        {"ids": [1, 2]},
+        {"ids": 4},
         {"season": 5000},
         {"levels": [0.9, 0.1, 0.5]},
         {"levels": [0.1, 0.9]},
@@ -244,6 +236,14 @@ def test_build_with_another_dataset_is_refused(trained: Trained, tmp_path: Path)
 def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
         parse_settings(ForecastSettings, settings)
+
+
+def test_column_and_whole_numbers_may_be_written_as_people_do() -> None:
+    chosen = parse_settings(ForecastSettings, {"ids": "store", "horizon": 14.0, "candidates": "ets"})
+    assert chosen.roles == {"ids": ["store"]}
+    assert chosen.candidates == ("ets",)
+    assert chosen.horizon == 14
+    assert isinstance(chosen.horizon, int)
 
 
 def test_failed_run_leaves_nothing(tmp_path: Path) -> None:
@@ -299,6 +299,49 @@ def test_parts_never_overlap() -> None:
         assert end >= plan.min_history
     sample = training_part(panel, plan, held_back=held_back, max_windows=50, seed=0)
     assert len(sample.ends) == 50
+
+
+def test_short_series_are_learned_from_only_where_a_whole_future_fits() -> None:
+    """Horizon and validation leave too little: then nothing is learned, rather than from the future."""
+    panel = Panel([np.arange(20.0) + 1], 1)
+    plan = make_plan([panel.values(0)], season=1, seasons=(), horizon=6, usual_horizon=6)
+    held_back = plan.horizon + plan.validation_span
+    assert not len(training_part(panel, plan, held_back=held_back, max_windows=100, seed=0).ends)
+    late = training_part(panel, plan, held_back=plan.horizon, max_windows=100, seed=0)
+    assert len(late.ends)
+    assert late.ends.max() + plan.horizon == 20 - plan.horizon
+    outcome = train(panel, plan, ForecastSettings(), seed=0, deadline=1e12, told=quiet)
+    notes = {row.name: row.note for row in outcome.rows if row.fit is not None}
+    assert notes
+    assert set(notes.values()) == {"Left out: series are too short."}
+
+
+def test_the_test_part_decides_nothing_of_the_plan() -> None:
+    values = [np.arange(50.0) + 1, np.arange(80.0) + 5]
+    changed = [value.copy() for value in values]
+    for value in changed:
+        value[-4:] = [-1e6, 0, 0, 0]
+    usual, other = (
+        make_plan(each, season=1, seasons=(), horizon=4, usual_horizon=4) for each in (values, changed)
+    )
+    assert usual == other
+    assert usual.log
+    with pytest.raises(DataError, match="before its last 4"):
+        make_plan([np.r_[np.full(26, np.nan), 1, 2]], season=1, seasons=(), horizon=4, usual_horizon=4)
+
+
+def test_season_that_was_asked_for_overrules_the_frequency(trained: Trained) -> None:
+    inspection = inspect_series(trained.data)
+    series = inspection.series
+    assert series is not None
+
+    def seasons(season: int | None) -> tuple[int, tuple[int, ...]]:
+        plan = plan_for(series, inspection.usable, ForecastSettings(season=season))
+        return plan.season, plan.seasons
+
+    assert seasons(None) == (7, (7,))
+    assert seasons(1) == (1, ())
+    assert seasons(5) == (5, (5,))
 
 
 def test_naive_error_is_that_of_the_past_alone() -> None:
@@ -390,12 +433,10 @@ def test_export_that_answers_otherwise_is_refused(trained: Trained) -> None:
 
 
 def test_series_that_cannot_be_measured_end_in_a_typed_error() -> None:
-    from xtorch.tasks.forecasting.training import train
-
     values = [np.concatenate([[1.0, 2.0], np.full(28, np.nan), [3.0]])]
     plan = make_plan(values, season=1, seasons=(), horizon=5, usual_horizon=5)
     with pytest.raises(TrainingError) as raised:
-        train(Panel(values, 1), plan, ForecastSettings(), seed=0, deadline=0.0, told=lambda done, what: None)
+        train(Panel(values, 1), plan, ForecastSettings(), seed=0, deadline=0.0, told=quiet)
     assert raised.value.hint
 
 

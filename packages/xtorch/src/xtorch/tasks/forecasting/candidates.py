@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from xtorch.callbacks import Callback
 from xtorch.models.forecast_ensemble import MemberConfig, WindowScale
 from xtorch.tasks.forecasting.fitting import fit_linear, fit_networks, fit_trees
 from xtorch.tasks.forecasting.plan import Plan
 from xtorch.tasks.forecasting.windows import Windows
 
-Fit = Callable[[Windows, float], "tuple[MemberConfig, nn.Module]"]
-"""(training windows, seconds that it may take) -> what was fitted."""
+Fit = Callable[[Windows, float, "int | None"], "tuple[MemberConfig, nn.Module, int]"]
+"""(training windows, seconds that it may take, rounds of training; None: as many as there is time for) ->
+what was fitted, and its rounds."""
 
-
-Fitted = tuple[str, dict[str, Any], nn.Module]
-"""A member's kind, configuration and module."""
+Fitted = tuple[str, dict[str, Any], nn.Module, int]
+"""A member's kind, configuration, module and rounds of training."""
 
 
 @dataclass(kw_only=True)
@@ -32,6 +31,7 @@ class Candidate:
         kind: "baseline" or "model".
         fit: None: nothing to learn.
         module: Fitted on what lies before validation, later on what lies before the test part.
+        rounds: Trees or epochs that the first fit had time for; the second fit gets as many.
         validation, test: Points in the series' own unit, float64 [W,H].
         scores: Part -> metric -> value.
     """
@@ -42,25 +42,26 @@ class Candidate:
     config: MemberConfig
     fit: Fit | None = None
     module: nn.Module | None = None
+    rounds: int | None = None
     validation: np.ndarray | None = None
     test: np.ndarray | None = None
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     fit_s: float = 0.0
     note: str = ""
 
-    def prepare(self, plan: Plan, windows: Windows, limit_s: float) -> None:
-        """Fits it, or builds it where there is nothing to learn."""
+    def learn(self, windows: Windows, limit_s: float) -> None:
+        """Fits it.
+
+        Raises:
+            TrainingError: The windows hold nothing that it can learn from.
+        """
+        assert self.fit is not None
         started = time.monotonic()
-        if self.fit is None:
-            self.module = self.config.build(plan.length, plan.horizon).eval()
-        else:
-            self.config, self.module = self.fit(windows, limit_s)
+        self.config, self.module, self.rounds = self.fit(windows, limit_s, self.rounds)
         self.fit_s += time.monotonic() - started
 
 
-def candidates(
-    plan: Plan, wanted: Sequence[str], *, seed: int, num_seeds: int, callbacks: Sequence[Callback] = ()
-) -> list[Candidate]:
+def candidates(plan: Plan, wanted: Sequence[str], *, seed: int, num_seeds: int) -> list[Candidate]:
     """Baselines first, then from the cheapest to the dearest."""
 
     def fixed(name: str, title: str, member: str, *, baseline: bool = False, **config: Any) -> Candidate:
@@ -93,50 +94,53 @@ def candidates(
             fixed("croston", "Croston (intermittent demand)", "croston"),
             fixed("tsb", "Teunter-Syntetos-Babai (intermittent demand)", "tsb"),
         ]
-    return found + _learned(plan, wanted, seed=seed, num_seeds=num_seeds, callbacks=callbacks)
+    return found + _learned(plan, wanted, seed=seed, num_seeds=num_seeds)
 
 
-def _learned(
-    plan: Plan, wanted: Sequence[str], *, seed: int, num_seeds: int, callbacks: Sequence[Callback]
-) -> list[Candidate]:
+def _learned(plan: Plan, wanted: Sequence[str], *, seed: int, num_seeds: int) -> list[Candidate]:
     """Linear maps and trees on logarithms and on plain values, where both can be: they err differently."""
     first = plan.seasons[0] if plan.seasons else 1
 
     def add(
-        name: str, title: str, fit: Callable[[WindowScale, dict[str, Any], Windows, float], Fitted], log: bool
+        name: str,
+        title: str,
+        fit: Callable[[WindowScale, dict[str, Any], Windows, float, int | None], Fitted],
+        log: bool,
     ) -> None:
         common = {"length": plan.length, "centre": min(first, plan.length), "log": log}
 
-        def fit_this(windows: Windows, limit_s: float) -> tuple[MemberConfig, nn.Module]:
+        def fit_this(
+            windows: Windows, limit_s: float, rounds: int | None
+        ) -> tuple[MemberConfig, nn.Module, int]:
             scale = WindowScale(plan.length, centre=int(common["centre"]), log=log)
-            kind, config, module = fit(scale, common, windows, limit_s)
-            return MemberConfig(name=name, kind=kind, config=config), module
+            kind, config, module, done = fit(scale, common, windows, limit_s, rounds)
+            return MemberConfig(name=name, kind=kind, config=config), module, done
 
         unfitted = MemberConfig(name=name, kind="", config=common)
         found.append(Candidate(name=name, title=title, kind="model", config=unfitted, fit=fit_this))
 
-    def linear(scale: WindowScale, common: dict[str, Any], windows: Windows, _: float) -> Fitted:
-        return "networks", {**common, "network": "nlinear", "num_seeds": 1}, fit_linear(scale, windows)
+    def linear(
+        scale: WindowScale, common: dict[str, Any], windows: Windows, _limit_s: float, _rounds: int | None
+    ) -> Fitted:
+        config = {**common, "network": "nlinear", "num_seeds": 1}
+        return "networks", config, fit_linear(scale, windows), 1
 
-    def trees(scale: WindowScale, common: dict[str, Any], windows: Windows, limit_s: float) -> Fitted:
-        module = fit_trees(scale, windows, seasons=plan.seasons, seed=seed, limit_s=limit_s)
-        sizes = [len(module.trees.value), len(module.trees.root_T), module.trees.depth]
-        return "trees", {**common, "seasons": list(plan.seasons), "sizes": sizes}, module
+    def trees(
+        scale: WindowScale, common: dict[str, Any], windows: Windows, limit_s: float, rounds: int | None
+    ) -> Fitted:
+        work: dict[str, Any] = {"limit_s": limit_s} if rounds is None else {"num_trees": rounds}
+        module = fit_trees(scale, windows, seasons=plan.seasons, seed=seed, **work)
+        num_trees = len(module.trees.root_T)
+        sizes = [len(module.trees.value), num_trees, module.trees.depth]
+        return "trees", {**common, "seasons": list(plan.seasons), "sizes": sizes}, module, num_trees
 
-    def networks(scale: WindowScale, common: dict[str, Any], windows: Windows, limit_s: float) -> Fitted:
+    def networks(
+        scale: WindowScale, common: dict[str, Any], windows: Windows, limit_s: float, rounds: int | None
+    ) -> Fitted:
         config = {**common, "network": "nhits", "num_seeds": num_seeds, **nhits_sizes(plan)}
         member = MemberConfig(name="networks", kind="networks", config=config)
-        module = fit_networks(
-            scale,
-            windows,
-            member,
-            seed=seed,
-            epochs=20,
-            steps_per_epoch=40,
-            limit_s=limit_s,
-            callbacks=callbacks,
-        )
-        return "networks", config, module
+        module, epochs = fit_networks(scale, windows, member, seed=seed, num_epochs=rounds, limit_s=limit_s)
+        return "networks", config, module, epochs
 
     found: list[Candidate] = []
     for log in (True, False) if plan.log else (False,):

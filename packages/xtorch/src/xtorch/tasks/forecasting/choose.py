@@ -123,10 +123,8 @@ def conformal_offsets(error_WH: np.ndarray, levels: Sequence[float]) -> np.ndarr
 
 
 def _outer_quantile(values: np.ndarray, level: float) -> float:
-    """The order statistic that a new value exceeds with the right chance, not one a little too near."""
-    rank = level * (len(values) + 1) if level > 0.5 else level * (len(values) + 1) - 1
-    share = np.clip(rank / max(len(values), 1), 0.0, 1.0)
-    return float(np.quantile(values, share))
+    """The order statistic number ``level * (n + 1)``: a new value lies below it with just that chance."""
+    return float(np.quantile(values, level, method="weibull"))
 
 
 def _typical(values: np.ndarray) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xtorch.callbacks import Callback, TimeLimit
+from xtorch.errors import TrainingError
 from xtorch.models.forecast_ensemble import (
     LagFeatures,
     LagTrees,
@@ -27,6 +27,9 @@ from xtorch.trainer import Trainer, TrainerConfig
 
 _MAX_ROWS = 200_000
 _CHUNK = 256
+_NUM_TREES = 300
+_NUM_EPOCHS, _STEPS_PER_EPOCH = 20, 40
+_TIMED_STEPS = 5
 
 
 def importance(windows: Windows) -> np.ndarray:
@@ -56,11 +59,16 @@ def scaled_pairs(scale: WindowScale, windows: Windows) -> tuple[Tensor, Tensor, 
 def fit_linear(scale: WindowScale, windows: Windows, *, ridge: float = 1e-2) -> ScaledNetworks:
     """NLinear by weighted ridge regression in closed form, on windows whose future is known.
 
+    Raises:
+        TrainingError: There is no such window.
+
     Source: Hoerl and Kennard, "Ridge Regression" (Technometrics 1970); closed form as in Toner and Darlow,
     "An Analysis of Linear Time Series Forecasting Models" (ICML 2024), section 3.
     """
     past_WL, target_WH, _, spread_W1 = scaled_pairs(scale, windows)
     whole_W = torch.isfinite(target_WH).all(1)
+    if not whole_W.any():
+        raise TrainingError("A value is missing in every future.", value=len(windows))
     last_W1 = past_WL[:, -1:]
     x = torch.cat([past_WL - last_W1, torch.ones_like(last_W1)], 1)[whole_W].double()
     y = (target_WH - last_W1)[whole_W].double()
@@ -85,10 +93,9 @@ def fit_trees(
     *,
     seasons: Sequence[int],
     seed: int,
-    num_trees: int = 300,
+    num_trees: int = _NUM_TREES,
     num_leaves: int = 31,
     learning_rate: float = 0.05,
-    num_threads: int = 2,
     limit_s: float = float("inf"),
 ) -> LagTrees:
     """LightGBM on lag features, least absolute error, one row per window and step ahead (direct forecasts).
@@ -99,6 +106,9 @@ def fit_trees(
         seasons: That lags are taken from.
         num_trees: At most; fewer where time is up.
         limit_s: Seconds for boosting.
+
+    Raises:
+        TrainingError: No future value is known.
 
     Source: Ke et al., "LightGBM" (NeurIPS 2017); one model for all series and steps as in the M5
     competition's winners (Makridakis et al., International Journal of Forecasting 2022, section 4).
@@ -123,6 +133,8 @@ def fit_trees(
     x_RF, y_R = np.concatenate(parts), np.concatenate(targets)
     weight_R = np.repeat(spread_W1[:, 0].numpy() * importance(windows), steps)
     known_R = np.isfinite(y_R)
+    if not known_R.any():
+        raise TrainingError("No future value is known.", value=len(windows))
     booster = lightgbm.Booster(
         {
             "objective": "l1",
@@ -134,7 +146,8 @@ def fit_trees(
             "bagging_fraction": 0.7,
             "bagging_freq": 1,
             "use_missing": False,
-            "num_threads": num_threads,
+            # As torch: threads that wait for a busy machine's cores cost more than they gain.
+            "num_threads": torch.get_num_threads(),
             "seed": seed,
             "deterministic": True,
             "force_row_wise": True,
@@ -155,51 +168,67 @@ def fit_networks(
     member: MemberConfig,
     *,
     seed: int,
-    epochs: int,
-    steps_per_epoch: int,
+    num_epochs: int | None = None,
+    limit_s: float = float("inf"),
     batch: int = 256,
     learning_rate: float = 1e-3,
-    limit_s: float | None = None,
-    callbacks: Sequence[Callback] = (),
-) -> ScaledNetworks:
+) -> tuple[ScaledNetworks, int]:
     """The networks of a member, one after the other, by the weighted mean absolute error on random windows.
 
     Args:
         member: Of kind "networks".
         seed: Of the first; the others follow.
-        epochs: Of `steps_per_epoch` steps each.
-        limit_s: Seconds for all of them together.
+        num_epochs: Of 40 steps each; None: 20, and fewer where `limit_s` leaves no time for them.
+        limit_s: Seconds for all networks together. The first steps are timed, so that the learning rate falls
+            to 0 within the time there is.
+
+    Returns:
+        The networks, and the epochs of each.
+
+    Raises:
+        TrainingError: No future value is known, or the loss is not finite.
     """
     past_WL, target_WH, _, spread_W1 = scaled_pairs(scale, windows)
     known_WH = torch.isfinite(target_WH)
+    if not known_WH.any():
+        raise TrainingError("No future value is known.", value=len(windows))
     target_WH = torch.where(known_WH, target_WH, 0.0)
     weight_W1 = spread_W1 * torch.from_numpy(importance(windows))[:, None]
     weight_WH = known_WH * (weight_W1 / weight_W1.mean()).clamp(max=10.0)
-    networks = []
-    number = int(member.config["num_seeds"])
-    for index in range(number):
-        torch.manual_seed(seed + index)
+
+    def loss(model: nn.Module, picks: Tensor) -> Tensor:
+        error_NH = (model(past_WL[picks]) - target_WH[picks]).abs()
+        weight_NH = weight_WH[picks]
+        total: Tensor = (error_NH * weight_NH).sum() / weight_NH.sum().clamp(min=1e-6)
+        return total
+
+    def built(number: int) -> nn.Module:
+        torch.manual_seed(number)
         single = MemberConfig(name=member.name, kind=member.kind, config={**member.config, "num_seeds": 1})
-        built = single.build(windows.history.shape[1], target_WH.shape[1])
-        assert isinstance(built, ScaledNetworks)
-        network = built.networks[0]
+        module = single.build(windows.history.shape[1], target_WH.shape[1])
+        assert isinstance(module, ScaledNetworks)
+        return module.networks[0]
 
+    def fit(network: nn.Module, number: int, epochs: int, steps: int) -> nn.Module:
         def batches(generator: torch.Generator) -> list[Tensor]:
-            return list(torch.randint(len(past_WL), (steps_per_epoch, batch), generator=generator).unbind())
+            return list(torch.randint(len(past_WL), (steps, batch), generator=generator).unbind())
 
-        def loss(model: nn.Module, picks: Tensor) -> Tensor:
-            error_NH = (model(past_WL[picks]) - target_WH[picks]).abs()
-            weight_NH = weight_WH[picks]
-            total: Tensor = (error_NH * weight_NH).sum() / weight_NH.sum().clamp(min=1e-6)
-            return total
+        config = TrainerConfig(max_epochs=epochs, learning_rate=learning_rate, weight_decay=1e-4, seed=number)
+        Trainer(config).fit(network, batches, loss=loss)
+        return network
 
-        limits = [] if limit_s is None else [TimeLimit(limit_s / number)]
-        config = TrainerConfig(
-            max_epochs=epochs, learning_rate=learning_rate, weight_decay=1e-4, seed=seed + index
-        )
-        Trainer(config, [*limits, *callbacks]).fit(network, batches, loss=loss)
-        networks.append(network)
-    return ScaledNetworks(scale, networks).eval().requires_grad_(False)
+    num_networks = int(member.config["num_seeds"])
+    if num_epochs is None:
+        fit(built(seed), seed, 1, 1)  # the first step of a process is slower than the others
+        started = time.monotonic()
+        fit(built(seed), seed, 1, _TIMED_STEPS)
+        epoch_s = (time.monotonic() - started) / _TIMED_STEPS * _STEPS_PER_EPOCH
+        num_epochs = int(np.clip(limit_s / num_networks // epoch_s, 1, _NUM_EPOCHS))
+    networks = [
+        fit(built(number), number, num_epochs, _STEPS_PER_EPOCH)
+        for number in range(seed, seed + num_networks)
+    ]
+    return ScaledNetworks(scale, networks).eval().requires_grad_(False), num_epochs
 
 
 def forecast(member: nn.Module, windows: Windows) -> np.ndarray:

@@ -42,18 +42,31 @@ class ForecastSettings:
     time: str | None = None
     """The column of times; None: found out. So are the next two."""
     ids: tuple[str, ...] | None = None
+    """The columns that name a series, or the one that does."""
     target: str | None = None
 
     def __post_init__(self) -> None:
-        for name, highest in (("horizon", 1000), ("season", 1440)):
+        for name, highest in (("horizon", 1000), ("season", 1440), ("num_seeds", 10)):
             value = getattr(self, name)
-            if value is not None and not (value == int(value) and 1 <= value <= highest):
+            if value is None and name != "num_seeds":
+                continue
+            whole = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (whole and 1 <= value <= highest and value == int(value)):
                 raise SettingsError(f"{name} must be a whole number from 1 to {highest}.", value=value)
+            object.__setattr__(self, name, int(value))
+        for name in ("ids", "candidates"):
+            if isinstance(only := getattr(self, name), str):
+                object.__setattr__(self, name, (only,))
+        for name, given in (
+            ("time", self.time),
+            ("target", self.target),
+            *(("ids", i) for i in self.ids or ()),
+        ):
+            if not (given is None or isinstance(given, str)):
+                raise SettingsError(f"{name} must name a column.", value=given)
         levels = list(self.levels)
         if levels != sorted(set(levels)) or not all(0 < level < 1 for level in levels) or 0.5 not in levels:
             raise SettingsError("levels must ascend within 0..1 and hold 0.5.", value=levels)
-        if not 1 <= self.num_seeds <= 10:
-            raise SettingsError("num_seeds must be between 1 and 10.", value=self.num_seeds)
         if self.gaps not in ("auto", "missing", "zero"):
             raise SettingsError("gaps must be auto, missing or zero.", value=self.gaps)
         if unknown := sorted(set(self.candidates) - set(CANDIDATES)):
@@ -81,9 +94,9 @@ class Plan:
         length: Past values that the model sees.
         season: Values per season of the naive forecast and of MASE.
         seasons: All seasons that members may use, the shortest first.
-        log: Values are positive everywhere, so learned members work on logarithms.
-        non_negative: No value is below 0, so no forecast is.
-        intermittent: Many values are 0.
+        log: Values before the test part are positive, so learned members work on logarithms.
+        non_negative: None of them is below 0, so no forecast is.
+        intermittent: Many of them are 0.
         num_origins: How many times the horizon is forecast in the validation part.
         stride: Values between two of these origins.
         min_history: Values before the first forecast of a training window.
@@ -128,7 +141,7 @@ def make_plan(
         usual_horizon: By the frequency.
 
     Raises:
-        DataError: No series is long enough for the horizon.
+        DataError: No series is long enough for the horizon, or has a value before the test part.
     """
     lengths = np.array([len(value) for value in values])
     typical = int(np.median(lengths))
@@ -148,7 +161,15 @@ def make_plan(
             _MAX_LENGTH, max(4 * longest, min(10 * longest, 120), 60, 3 * wanted), max(history, 2 * wanted, 8)
         )
     )
-    known = [value[np.isfinite(value)] for value in values]
+    # What values are like is read off the history alone: the test part decides nothing.
+    pasts = [value[: max(len(value) - wanted, 0)] for value in values]
+    known = [past[np.isfinite(past)] for past in pasts if np.isfinite(past).any()]
+    if not known:
+        raise DataError(
+            f"No series has a value before its last {wanted}.",
+            value=len(values),
+            hint="the last values are the test part: ask for a shorter horizon",
+        )
     positive = np.mean([bool((value > 0).all()) for value in known])
     zeros = np.mean([float((value == 0).mean()) for value in known])
     # The validation part may take up to a third of the history; short ones are still tried once.
@@ -175,13 +196,14 @@ def plan_for(series: SeriesSet, usable: Sequence[int], settings: ForecastSetting
     frequency = series.frequency
     season, seasons = frequency.season, frequency.seasons
     if settings.season is not None:
-        season = int(settings.season)
-        seasons = tuple(sorted({season, *(m for m in seasons if m > season and m % season == 0)} - {1}))
+        season = settings.season
+        longer = [m for m in seasons if m > season and m % season == 0]
+        seasons = (season, *longer) if season > 1 else ()
     return make_plan(
         [series.values[number] for number in usable],
         season=season,
         seasons=seasons,
-        horizon=None if settings.horizon is None else int(settings.horizon),
+        horizon=settings.horizon,
         usual_horizon=frequency.horizon,
     )
 
@@ -223,21 +245,13 @@ def training_part(panel: Panel, plan: Plan, *, held_back: int, max_windows: int,
     last = panel.sizes - held_back - plan.horizon
     counts = np.maximum(last - plan.min_history + 1, 0)
     total = int(counts.sum())
-    if total == 0:
-        # Series too short for that: whatever lies before counts, futures are known in part.
-        last = np.maximum(panel.sizes - held_back - 1, 1)
-        counts = np.maximum(last - 2, 0)
-        total = int(counts.sum())
-        first = np.full(len(panel), 3)
-    else:
-        first = np.full(len(panel), plan.min_history)
     rng = np.random.default_rng(seed)
     picks = (
         np.arange(total) if total <= max_windows else np.sort(rng.choice(total, max_windows, replace=False))
     )
     before = np.concatenate([[0], np.cumsum(counts)])
     series = np.searchsorted(before, picks, side="right") - 1
-    return _kept(panel, plan, series, first[series] + picks - before[series])
+    return _kept(panel, plan, series, plan.min_history + picks - before[series])
 
 
 def _kept(panel: Panel, plan: Plan, series: np.ndarray, ends: np.ndarray) -> Part:

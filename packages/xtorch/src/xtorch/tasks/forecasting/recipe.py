@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,18 @@ from xtorch.data.series import SeriesSet
 from xtorch.errors import ParityError
 from xtorch.export import export_tensor_model
 from xtorch.models.forecast_ensemble import ForecastEnsemble
-from xtorch.progress import Progress, Stages, silent
+from xtorch.progress import Progress, Stages
 from xtorch.tasks.forecasting import TEMPLATE, show
 from xtorch.tasks.forecasting.candidates import Candidate
 from xtorch.tasks.forecasting.choose import point_scores
 from xtorch.tasks.forecasting.files import save_model, task_spec
+from xtorch.tasks.forecasting.kept import kept_fits
 from xtorch.tasks.forecasting.plan import ForecastSettings, Plan, plan_for, training_part
 from xtorch.tasks.forecasting.reference import Reference, arima
 from xtorch.tasks.forecasting.training import Outcome, naive_name, train
 from xtorch.tasks.forecasting.windows import Panel, Windows
-from xtorch.tasks.recipe import all_or_nothing, parse_settings, write_json
-from xtorch.tasks.report import LeaderboardRow, Report
+from xtorch.tasks.recipe import Run, write_json
+from xtorch.tasks.report import LeaderboardRow
 
 _CHECK, _TRAIN, _REFERENCE, _EXPORT, _REPORT = (
     "Checking series",
@@ -50,7 +50,7 @@ def run(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-    cache_dir: str | Path | None = None,  # noqa: ARG001
+    cache_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Trains a forecaster on a table of series and writes all that a build needs.
 
@@ -58,12 +58,14 @@ def run(
         dataset_dir: A table in a layout of `xtorch.data.series`.
         output_dir: Gets the files of ARCHITECTURE.md, 10.3; all of them or none.
         name: The model's name, for the report.
-        budget_s: When this many seconds have passed, members that were not begun are left out. Baselines,
-            statistical members, test, export and report always happen.
+        budget_s: Seconds. Half of them are for learning before the backtests: members get less training, or
+            are left out, where that is too short. Baselines, statistical members, test, export and report
+            always happen.
         seed: Decides samples and initial weights.
         settings: Fields of `ForecastSettings`.
         progress: Told about progress.
-        cache_dir: Not used: nothing here is worth keeping between runs.
+        cache_dir: Keeps members that were fitted: a run that was killed goes on from there when it is run
+            again. It then ends as it would have, unless time cuts training short. None: nothing is kept.
 
     Returns:
         The fields of `wire.TrainResult`.
@@ -74,16 +76,33 @@ def run(
         TrainingError: Nothing could be measured.
         ExportError: The model could not be exported, or the export gives other answers.
     """
-    started = time.monotonic()
-    chosen = parse_settings(ForecastSettings, settings or {})
-    dataset_dir, output_dir = Path(dataset_dir), Path(output_dir)
-    stages = Stages(
-        progress or silent, {_CHECK: 5, _TRAIN: budget_s, _REFERENCE: 15, _EXPORT: 10, _REPORT: 2}
-    )
-    with all_or_nothing(output_dir) as folder:
-        stages.report(_CHECK, 0.0)
-        horizon = None if chosen.horizon is None else int(chosen.horizon)
-        inspection = inspect_series(dataset_dir, roles=chosen.roles, gaps=chosen.gaps, horizon=horizon)
+    with _Run.begin(
+        TEMPLATE,
+        ForecastSettings,
+        dataset_dir,
+        output_dir,
+        name=name,
+        budget_s=budget_s,
+        seed=seed,
+        settings=settings,
+        progress=progress,
+        cache_dir=cache_dir,
+    ) as this:
+        return this.execute()
+
+
+class _Run(Run[ForecastSettings]):
+    """The steps."""
+
+    def execute(self) -> dict[str, Any]:
+        chosen = self.settings
+        self.stages = Stages(
+            self.progress, {_CHECK: 5, _TRAIN: self.budget_s, _REFERENCE: 15, _EXPORT: 10, _REPORT: 2}
+        )
+        self.stages.report(_CHECK, 0.0)
+        inspection = inspect_series(
+            self.dataset_dir, roles=chosen.roles, gaps=chosen.gaps, horizon=chosen.horizon
+        )
         refuse(inspection)
         series = inspection.series
         assert series is not None
@@ -93,31 +112,23 @@ def run(
             panel,
             plan,
             chosen,
-            seed=seed,
-            deadline=started + 0.75 * budget_s,
-            told=lambda done, what: stages.report(_TRAIN, done, message=what),
+            seed=self.seed,
+            deadline=self.started_s + 0.5 * self.budget_s,
+            told=lambda done, what: self.stages.report(_TRAIN, done, message=what),
+            kept=kept_fits(self.cache_dir, panel, plan, chosen, seed=self.seed, budget_s=self.budget_s),
         )
-        stages.report(_REFERENCE, 0.0)
-        reference = _reference(
-            panel, plan, chosen, outcome, limit_s=started + budget_s - time.monotonic(), seed=seed
+        self.stages.report(_REFERENCE, 0.0)
+        reference = _reference(panel, plan, chosen, outcome, limit_s=self.left_s, seed=self.seed)
+        self.stages.report(_EXPORT, 0.0)
+        compared = _export(outcome, self.folder)
+        self.stages.report(_REPORT, 0.0)
+        _write_splits(self.folder, series, inspection, panel, plan, chosen, outcome, seed=self.seed)
+        return self.finish(
+            num_test=len(outcome.test),
+            candidate=" + ".join(outcome.kept),
+            parity=compared,
+            **_figures(inspection, plan, chosen, outcome, reference, seed=self.seed),
         )
-        stages.report(_EXPORT, 0.0)
-        parity = _export(outcome, folder)
-        stages.report(_REPORT, 0.0)
-        _write_splits(folder, series, inspection, panel, plan, chosen, outcome, seed=seed)
-        report = _report(
-            name, inspection, plan, chosen, outcome, reference, parity, stages, seed=seed, started=started
-        )
-        write_json(folder / "report.json", report)
-        stages.report(_REPORT, 1.0)
-    metric = report["metric"]
-    return {
-        "metric": metric,
-        "value": report["metrics"][metric]["value"],
-        "num_test": len(outcome.test),
-        "candidate": " + ".join(outcome.kept),
-        "duration_s": round(time.monotonic() - started, 3),
-    }
 
 
 def _reference(
@@ -247,19 +258,16 @@ def _write_splits(
     )
 
 
-def _report(
-    name: str,
+def _figures(
     inspection: SeriesInspection,
     plan: Plan,
     settings: ForecastSettings,
     outcome: Outcome,
     reference: Reference | None,
-    parity_: Mapping[str, float],
-    stages: Stages,
     *,
     seed: int,
-    started: float,
 ) -> dict[str, Any]:
+    """Fields of `Report`."""
     series = inspection.series
     assert series is not None
     test, quantiles, levels = outcome.test, outcome.quantiles, settings.levels
@@ -270,36 +278,29 @@ def _report(
         show.coverage_chart(test, quantiles, levels),
         show.coverage_by_step(test, quantiles, levels),
     ]
-    stages.close()
     points = quantiles[:, :, levels.index(0.5)]
-    return Report(
-        template=TEMPLATE,
-        name=name,
-        seed=seed,
-        duration_s=round(time.monotonic() - started, 3),
-        timings_s=stages.timings_s,
-        check=inspection.report.to_dict(),
-        protocol=_protocol(plan),
-        counts={
+    return {
+        "check": inspection.report.to_dict(),
+        "protocol": _protocol(plan),
+        "counts": {
             "validation": {"windows": len(outcome.validation)},
             "test": {"windows": len(test)},
             "all": {"series": len(names)},
         },
-        metric="mase" if "mase" in metrics else "smape",
-        lower_is_better=True,
-        metrics=metrics,
-        leaderboard=_leaderboard(plan, outcome, reference, seed=seed),
-        charts=[chart for chart in charts if chart is not None],
-        tables=[
+        "metric": "mase" if "mase" in metrics else "smape",
+        "lower_is_better": True,
+        "metrics": metrics,
+        "leaderboard": _leaderboard(plan, outcome, reference, seed=seed),
+        "charts": [chart for chart in charts if chart is not None],
+        "tables": [
             show.horizon_table(test, quantiles, levels),
             show.series_table(names, test, quantiles, levels),
         ],
-        parity=parity_,
-        held_out=[
+        "held_out": [
             {"series": names[int(number)], "forecast": [round(float(v), 6) for v in row]}
             for number, row in list(zip(test.series, points, strict=True))[:500]
         ],
-    ).to_dict()
+    }
 
 
 def _protocol(plan: Plan) -> str:

@@ -37,57 +37,74 @@ def metrics(
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), section 13.3.
     """
-    middle = list(levels).index(0.5)
-    points_WH = quantiles_WHQ[:, :, middle]
-    figures: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {}
-
-    def measured(function: Callable[[np.ndarray, np.ndarray], float]) -> dict[str, float] | None:
-        rows, steps = np.arange(len(windows)), np.arange(points_WH.shape[1])
-        value = function(rows, steps)
-        if not np.isfinite(value):
-            return None
-        rng = np.random.default_rng(seed)
-        drawn = []
-        for _ in range(_RESAMPLES):
-            if len(rows) >= _FEW_SERIES:
-                drawn.append(function(rng.choice(rows, len(rows)), steps))
-            else:
-                drawn.append(function(rows, rng.choice(steps, len(steps))))
-        known = [each for each in drawn if np.isfinite(each)] or [value]
-        low, high = np.quantile(known, [0.025, 0.975])
-        return {"value": value, "low": float(min(low, value)), "high": float(max(high, value))}
-
+    points_WH = quantiles_WHQ[:, :, list(levels).index(0.5)]
     error_WH = np.abs(windows.future - points_WH)
-    scaled_WH = error_WH / np.where(windows.naive_error > 0, windows.naive_error, np.nan)[:, None]
     total_WH = np.abs(windows.future) + np.abs(points_WH)
     percent_WH = np.where(total_WH > 0, 200 * error_WH / np.where(total_WH > 0, total_WH, 1), 0.0)
-    percent_WH = np.where(np.isnan(windows.future), np.nan, percent_WH)
-    loss_WH = 2 * pinball(windows.future, quantiles_WHQ, levels).mean(axis=2)
-    size_WH = np.abs(windows.future)
-
-    def mean_of(values_WH: np.ndarray) -> Callable[[np.ndarray, np.ndarray], float]:
-        return lambda rows, steps: _mean_of_means(values_WH[rows][:, steps])
-
-    def quantile_loss(rows: np.ndarray, steps: np.ndarray) -> float:
-        total = float(np.nansum(size_WH[rows][:, steps]))
-        return float(np.nansum(loss_WH[rows][:, steps])) / total if total > 0 else float("nan")
-
-    figures = {"mase": mean_of(scaled_WH), "smape": mean_of(percent_WH), "wql": quantile_loss}
+    figures = {
+        "mase": _mean(error_WH / np.where(windows.naive_error > 0, windows.naive_error, np.nan)[:, None]),
+        "smape": _mean(np.where(np.isnan(windows.future), np.nan, percent_WH)),
+        "wql": _ratio(
+            2 * pinball(windows.future, quantiles_WHQ, levels).mean(axis=2), np.abs(windows.future)
+        ),
+    }
     for share, low, high in bands(levels):
         inside_WH = coverage(windows.future, quantiles_WHQ[:, :, low], quantiles_WHQ[:, :, high])
-        figures[f"coverage_{100 * share:g}"] = mean_of(inside_WH)
-    found = {name: measured(function) for name, function in figures.items()}
-    return {name: value for name, value in found.items() if value is not None}
+        figures[f"coverage_{100 * share:g}"] = _mean(inside_WH)
+    found = {}
+    for name, figure in figures.items():
+        value = figure(np.ones(error_WH.shape[0]), np.ones(error_WH.shape[1]))
+        if np.isfinite(value):
+            found[name] = {"value": value, **_bootstrap(figure, error_WH.shape, value, seed=seed)}
+    return found
 
 
-def _mean_of_means(values_WH: np.ndarray) -> float:
+Figure = Callable[[np.ndarray, np.ndarray], float]
+"""(how often each window counts [W], how often each step [H]) -> a figure; NaN where nothing is known."""
+
+
+def _bootstrap(figure: Figure, shape: tuple[int, ...], value: float, *, seed: int) -> dict[str, float]:
+    rng = np.random.default_rng(seed)
+
+    def resampled(number: int) -> np.ndarray:
+        return np.bincount(rng.integers(number, size=number), minlength=number).astype(np.float64)
+
+    num_windows, num_steps = shape
+    drawn = [value]
+    for _ in range(_RESAMPLES):
+        if num_windows >= _FEW_SERIES:
+            drawn.append(figure(resampled(num_windows), np.ones(num_steps)))
+        else:
+            drawn.append(figure(np.ones(num_windows), resampled(num_steps)))
+    low, high = np.quantile([each for each in drawn if np.isfinite(each)], [0.025, 0.975])
+    return {"low": float(min(low, value)), "high": float(max(high, value))}
+
+
+def _mean(values_WH: np.ndarray) -> Figure:
     """The mean over windows of their means over steps, without what is not known."""
-    known_WH = np.isfinite(values_WH)
-    count_W = known_WH.sum(axis=1)
-    if not count_W.any():
-        return float("nan")
-    sums_W = np.where(known_WH, values_WH, 0.0).sum(axis=1)
-    return float((sums_W[count_W > 0] / count_W[count_W > 0]).mean())
+    known_WH = np.isfinite(values_WH).astype(np.float64)
+    filled_WH = np.where(known_WH > 0, values_WH, 0.0)
+
+    def figure(weight_W: np.ndarray, weight_H: np.ndarray) -> float:
+        count_W = known_WH @ weight_H
+        known_W = count_W > 0
+        total = weight_W[known_W].sum()
+        means = (filled_WH @ weight_H)[known_W] / count_W[known_W]
+        return float(means @ weight_W[known_W] / total) if total > 0 else float("nan")
+
+    return figure
+
+
+def _ratio(above_WH: np.ndarray, below_WH: np.ndarray) -> Figure:
+    """The sum of one over the sum of the other, where both are known."""
+    known_WH = np.isfinite(above_WH) & np.isfinite(below_WH)
+    above_WH, below_WH = np.where(known_WH, above_WH, 0.0), np.where(known_WH, below_WH, 0.0)
+
+    def figure(weight_W: np.ndarray, weight_H: np.ndarray) -> float:
+        total = float(weight_W @ below_WH @ weight_H)
+        return float(weight_W @ above_WH @ weight_H) / total if total > 0 else float("nan")
+
+    return figure
 
 
 def horizon_table(windows: Windows, quantiles_WHQ: np.ndarray, levels: Sequence[float]) -> Table:
@@ -181,7 +198,7 @@ def coverage_chart(windows: Windows, quantiles_WHQ: np.ndarray, levels: Sequence
         y_title="Share that it held on the test part",
         x=shares,
         series=[
-            Series(name="observed", y=[0.0, *(_none(value) for value in observed), 1.0]),
+            Series(name="test part", y=[0.0, *(_none(value) for value in observed), 1.0]),
             Series(name="ideal", y=shares),
         ],
     )

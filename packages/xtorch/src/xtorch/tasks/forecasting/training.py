@@ -18,6 +18,7 @@ from xtorch.models.forecast_ensemble import EnsembleConfig, ForecastEnsemble, Me
 from xtorch.tasks.forecasting.candidates import Candidate, candidates
 from xtorch.tasks.forecasting.choose import Judge, choose_members, conformal_offsets, point_scores
 from xtorch.tasks.forecasting.fitting import forecast
+from xtorch.tasks.forecasting.kept import KeptFits
 from xtorch.tasks.forecasting.plan import (
     ForecastSettings,
     Part,
@@ -68,14 +69,23 @@ def windows_of(panel: Panel, plan: Plan, part: Part) -> Windows:
 
 
 def train(
-    panel: Panel, plan: Plan, settings: ForecastSettings, *, seed: int, deadline: float, told: Told
+    panel: Panel,
+    plan: Plan,
+    settings: ForecastSettings,
+    *,
+    seed: int,
+    deadline: float,
+    told: Told,
+    kept: KeptFits | None = None,
 ) -> Outcome:
     """Fits all candidates before validation, chooses, fits the chosen ones again, and measures.
 
     Args:
         panel: All series; their last `plan.horizon` values are the test part.
-        deadline: Of `time.monotonic`: candidates that were not begun by then are left out.
+        deadline: Of `time.monotonic`: what is learned before validation ends by then, and candidates that
+            were not begun are left out. Fitting the chosen ones again takes about as long once more.
         told: About progress.
+        kept: Fits of an earlier run that was killed.
 
     Raises:
         TrainingError: Nothing could be measured on validation.
@@ -95,16 +105,31 @@ def train(
         panel, plan, training_part(panel, plan, held_back=held_back, max_windows=_MAX_TRAINING, seed=seed)
     )
     rows = candidates(plan, settings.candidates, seed=seed, num_seeds=settings.num_seeds)
+    kept = kept or KeptFits(None, plan)
     tried: list[Candidate] = []
     for index, row in enumerate(rows):
         told(0.55 * index / len(rows), row.title)
-        if row.fit is not None and (time.monotonic() > deadline or not len(early)):
-            row.note = "Left out: time was up." if len(early) else "Left out: series are too short."
+        if row.fit is None:
+            row.module = row.config.build(plan.length, plan.horizon).eval()
+        elif not len(early):
+            row.note = "Left out: series are too short."
             continue
-        left = len(rows) - index + sum(other.fit is not None for other in rows[:index]) + 1
-        row.prepare(plan, early, max(2.0, (deadline - time.monotonic()) / left))
+        elif not kept.restore(row, "early"):
+            left_s = deadline - time.monotonic()
+            if left_s < 0:
+                row.note = "Left out: time was up."
+                continue
+            try:
+                row.learn(early, max(2.0, left_s / (len(rows) - index)))
+            except TrainingError as error:
+                row.note = f"Left out: {error.message}"
+                continue
+            kept.keep(row, "early", row.fit_s)
         assert row.module is not None
         row.validation = forecast(row.module, validation)
+        if not np.isfinite(row.validation).all():
+            row.note = "Left out: it forecast values that are not finite."
+            continue
         tried.append(row)
     naive = next(row for row in tried if row.name == naive_name(plan))
     assert naive.validation is not None
@@ -128,8 +153,10 @@ def train(
     )
     for index, row in enumerate(chosen):
         told(0.6 + 0.3 * index / len(chosen), row.title)
-        if row.fit is not None:
-            row.prepare(plan, late, max(5.0, row.fit_s))
+        if row.fit is not None and not kept.restore(row, "late"):
+            early_s = row.fit_s
+            row.learn(late, float("inf"))
+            kept.keep(row, "late", row.fit_s - early_s)
     told(0.9, "Measuring on the test part")
     for row in tried:
         assert row.module is not None
