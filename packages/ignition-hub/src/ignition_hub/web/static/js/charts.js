@@ -59,7 +59,7 @@ const markers = (marks) => (plot) => {
 const shared = (chart) => ({
   cursor: { drag: { x: false, y: false } }, legend: { show: false },
   hooks: { draw: [markers(chart.marks ?? [])] },
-  axes: [axis(chart.x_title, { size: 30 }), axis(chart.y_title, { size: 54 })],
+  axes: [axis(chart.x_title, { size: chart.x_is_time ? 44 : 30 }), axis(chart.y_title, { size: 54 })],
 });
 
 /** Lines, each perhaps with a band around it. */
