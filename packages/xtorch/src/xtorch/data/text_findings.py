@@ -181,7 +181,7 @@ def report_texts(usable: Sequence[UsableText], findings: Findings) -> None:
     findings.add(
         "text.markup",
         "warning",
-        "{num} text{s} with HTML",
+        "{num} text{s} with HTML tags or entities",
         "It is learned as it stands, and requests must then hold it too. Better: remove tags and entities "
         "here and there.",
         places(has_markup),
