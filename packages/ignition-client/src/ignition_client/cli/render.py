@@ -394,8 +394,11 @@ def check(report: CheckReport) -> RenderableType:
                 report.item,
                 f"{report.num_items:,} ({size(report.size_bytes)}), checked in {duration(report.duration_s)}",
             ),
-            ("layout", report.layout.replace("_", " ")),
-            ("classes", ", ".join(f"{c.name} {c.num_items:,}" for c in report.classes)),
+            ("layout", "" if "Layout" in report.facts else report.layout.replace("_", " ")),
+            (
+                "values" if report.item == "series" else "classes",
+                ", ".join(f"{c.name} {c.num_items:,}" for c in report.classes),
+            ),
             *((name.lower(), value) for name, value in report.facts.items()),
             ("suits", ", ".join(report.suits)),
         ),
