@@ -35,6 +35,7 @@ METRICS = {
     "miou": "Mean IoU",
     "foreground_iou": "IoU without the background",
     "boundary_iou": "Boundary IoU",
+    "pixel_accuracy": "Pixel accuracy",
     "dice": "Dice",
     "ece": "Calibration error",
     "mase": "MASE",

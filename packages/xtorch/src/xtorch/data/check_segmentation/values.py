@@ -38,7 +38,7 @@ def report_values(
     findings.add(
         "mask.photograph",
         "warning",
-        "{num} photograph{s} in the place of masks",
+        "{num} photograph{s} among the masks",
         "They hold colours or shades that no class has, as photographs do. They are left out, and their "
         "images.",
         photographs,
