@@ -395,10 +395,7 @@ def check(report: CheckReport) -> RenderableType:
                 f"{report.num_items:,} ({size(report.size_bytes)}), checked in {duration(report.duration_s)}",
             ),
             ("layout", "" if "Layout" in report.facts else report.layout.replace("_", " ")),
-            (
-                "values" if report.item == "series" else "classes",
-                ", ".join(f"{c.name} {c.num_items:,}" for c in report.classes),
-            ),
+            ("classes", ", ".join(f"{c.name} {c.num_items:,}" for c in report.classes)),
             *((name.lower(), value) for name, value in report.facts.items()),
             ("suits", ", ".join(report.suits)),
         ),

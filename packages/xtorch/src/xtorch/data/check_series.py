@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xtorch.data.findings import CheckReport, ClassCount, Findings
+from xtorch.data.findings import CheckReport, Findings
 from xtorch.data.series import SeriesSet, read_series
 from xtorch.data.series_table import read_dataset, report_table
 from xtorch.errors import DataError, XTorchError
@@ -82,7 +82,6 @@ def inspect_series(
     files = [path for path in root.rglob("*") if path.is_file()]
     facts: dict[str, str] = {}
     charts: Sequence[Mapping[str, Any]] = ()
-    classes: Sequence[ClassCount] = ()
     series: SeriesSet | None = None
     usable: tuple[int, ...] = ()
     try:
@@ -100,17 +99,12 @@ def inspect_series(
         _report_length(series, usable, horizon, findings)
         facts = _facts(series)
         charts = [_history_chart(series, usable)] if usable else []
-        classes = [
-            ClassCount(name=series.names[number], num_items=int(np.isfinite(series.values[number]).sum()))
-            for number in usable[:50]
-        ]
     report = CheckReport(
         item="series",
         layout="unknown" if series is None else series.layout,
         num_files=len(files),
         num_items=len(usable),
         size_bytes=sum(path.stat().st_size for path in files),
-        classes=classes,
         facts=facts,
         charts=charts,
         findings=findings.sorted(),
@@ -364,6 +358,8 @@ def _facts(series: SeriesSet) -> dict[str, str]:
     """What was inferred, for people."""
     roles, frequency = series.roles, series.frequency
     lengths = [len(values) for values in series.values]
+    shortest, longest = min(lengths), max(lengths)
+    sizes = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
     facts = {
         "Layout": _LAYOUTS[series.layout],
         "Time column": roles.time or ("names of columns" if series.layout == "wide_rows" else "none"),
@@ -373,7 +369,7 @@ def _facts(series: SeriesSet) -> dict[str, str]:
         "Frequency": frequency.name,
         "Seasons": ", ".join(f"{m} values" for m in frequency.seasons) or "none",
         "Horizon": f"{frequency.horizon} values, unless told otherwise",
-        "Series": f"{len(series.names)}, with {min(lengths)} to {max(lengths)} values",
+        "Series": f"{len(series.names)}, with {sizes} values",
     }
     if frequency.unit != "numbers":
         first = min(frequency.time(float(start)) for start in series.starts)
