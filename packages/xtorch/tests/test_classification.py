@@ -36,6 +36,7 @@ from xtorch.tasks import classification
 from xtorch.tasks.classification import build_inputs, finetune, load_model, naive_predict, run
 from xtorch.tasks.classification import head as heads
 from xtorch.tasks.classification.features import FeatureExtractor, Features
+from xtorch.tasks.classification.figures import reliability_chart
 from xtorch.tasks.classification.settings import ClassificationSettings
 from xtorch.tasks.recipe import parse_settings
 
@@ -350,6 +351,19 @@ def test_parity_gate_refuses_another_model(trained: Trained) -> None:
 
 
 # ------------------------------------------------------------------------------------- parts, without weights
+
+
+def test_confidences_are_drawn_without_gaps_where_there_are_none() -> None:
+    confidence = np.array([0.95, 0.97, 0.62, 0.66, 0.31])
+    probabilities = np.stack([confidence, (1 - confidence) * 0.55, (1 - confidence) * 0.45], axis=1)
+    probabilities[4] = [0.31, 0.32, 0.37]
+    chart = reliability_chart(np.array([0, 0, 1, 0, 2]), probabilities)
+    assert chart.x == pytest.approx([0, 0.37, 0.64, 0.96, 1])
+    test, perfect = chart.series
+    assert test.y == [None, 1.0, 0.5, 1.0, None]
+    assert perfect.y == chart.x
+    assert test.low is not None
+    assert test.low[2] < 0.5
 
 
 def separable(num: int, num_classes: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

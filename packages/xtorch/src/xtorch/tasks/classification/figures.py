@@ -5,7 +5,6 @@ Shapes: N images, C classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,17 +75,19 @@ def confused_table(labels: Sequence[str], truth_N: np.ndarray, answers_N: np.nda
 
 
 def reliability_chart(truth_N: np.ndarray, probabilities_NC: np.ndarray) -> Chart:
-    """How often answers are right, by their confidence."""
+    """How often answers are right, by their confidence; bins without answers are left out."""
     found = reliability(truth_N, probabilities_NC)
+    filled = found.counts > 0
     intervals = [
-        wilson(round(accuracy * count), int(count)) if count else None
-        for accuracy, count in zip(found.accuracy, found.counts, strict=True)
+        wilson(round(accuracy * count), int(count))
+        for accuracy, count in zip(found.accuracy[filled], found.counts[filled], strict=True)
     ]
-    centres = ((found.edges[1:] + found.edges[:-1]) / 2).tolist()
-    x = [
-        centre if math.isnan(confidence) else float(confidence)
-        for centre, confidence in zip(centres, found.confidence, strict=True)
-    ]
+    # The ends hold the line of perfect calibration.
+    x = [0.0, *found.confidence[filled].tolist(), 1.0]
+
+    def measured(part: str) -> list[float | None]:
+        return [None, *(getattr(each, part) for each in intervals), None]
+
     return Chart(
         id="reliability",
         title="Can its confidence be trusted?",
@@ -97,9 +98,9 @@ def reliability_chart(truth_N: np.ndarray, probabilities_NC: np.ndarray) -> Char
         series=[
             Series(
                 name="test images",
-                y=[None if each is None else each.value for each in intervals],
-                low=[None if each is None else each.low for each in intervals],
-                high=[None if each is None else each.high for each in intervals],
+                y=measured("value"),
+                low=measured("low"),
+                high=measured("high"),
             ),
             Series(name="perfectly calibrated", y=x),
         ],

@@ -47,6 +47,7 @@ def worst_mistakes(
     truth_N = np.array([image.label for image in images])
     answers_N = probabilities_NC.argmax(axis=1)
     own_N = probabilities_NC[np.arange(len(images)), truth_N]
+    second_N = np.argsort(-probabilities_NC, axis=1, kind="stable")[:, 1]
     margin_N = own_N - np.where(answers_N == truth_N, 1 - own_N, probabilities_NC.max(axis=1))
     shown = []
     for rank, index in enumerate(int(i) for i in np.argsort(margin_N, kind="stable")[:_WORST]):
@@ -55,6 +56,7 @@ def worst_mistakes(
         pixels = read_pixels(root, image.path, model.config.input_size)
         with torch.inference_mode():
             map_hw = model.activation_maps(torch.from_numpy(pixels)[None], torch.tensor([answer]))[0].numpy()
+        other = int(second_N[index]) if answer == image.label else image.label
         picture = _small(pixels)
         high = float(map_hw.max())
         overlay = heatmap_overlay(np.asarray(picture), map_hw, low=max(0.0, 0.25 * high), high=high)
@@ -68,7 +70,7 @@ def worst_mistakes(
                 right=answer == image.label,
                 images=names,
                 note=f"{labels[answer]} {probabilities_NC[index, answer]:.0%}, "
-                f"{labels[image.label]} {own_N[index]:.0%}; marked: what spoke for the answer",
+                f"{labels[other]} {probabilities_NC[index, other]:.0%}; marked: what spoke for the answer",
             )
         )
     return shown
