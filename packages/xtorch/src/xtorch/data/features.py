@@ -2,8 +2,8 @@
 
     <folder>/<recipe>/recipe.json     weights, preprocessing, shape and type of the rows
     <folder>/<recipe>/rows.bin        the features, row after row
-    <folder>/<recipe>/index.bin       for each row 32 bytes SHA-256 of its key and 4 bytes CRC-32 of its
-    content <folder>/<recipe>/lock            flocked while a process appends
+    <folder>/<recipe>/index.bin       for each row SHA-256 of its key (32 bytes), CRC-32 of its content (4)
+    <folder>/<recipe>/lock            flocked while a process appends
 
 Rows are only ever appended, before their entries in the index: a process that is killed leaves at most a tail
 that the next one overwrites, and readers need no lock. A row whose checksum is wrong, as a power cut may
