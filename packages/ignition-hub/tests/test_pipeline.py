@@ -17,6 +17,8 @@ from aiosmtpd.handlers import Message
 from conftest import OpenHub, RunningHub
 from fakes import CHECK, FakeAgent, FakeGateway, until, upload
 
+from ignition_hub.accounts import service as accounts
+from ignition_hub.auth.http import COOKIE
 from ignition_hub.endpoints.models import GatewayDeliveryRow
 from ignition_hub.foundry.workflow import RunWorkflow
 from ignition_hub.pipelines.engine import Steps
@@ -215,6 +217,39 @@ def test_run_fails_with_the_jobs_reason_when_training_fails(open_hub: OpenHub) -
             run = await until(user, run_id)
             assert (run["status"], run["error"]) == ("failed", error)
             assert [s["status"] for s in run["stages"]][:3] == ["done", "failed", "skipped"]
+
+    asyncio.run(scenario())
+
+
+def test_page_shows_the_trainings_report_when_the_build_fails(open_hub: OpenHub) -> None:
+    error = {"code": "engine.budget", "message": "No candidate is as accurate.", "hint": "Allow more."}
+    report = {"schema_version": 2, "name": "gravel", "protocol": "Measured <once>.", "held_out": []}
+
+    async def scenario() -> None:
+        async with open_hub() as hub, hub.user() as user, hub.client(hub.secret("agent-token")) as a:
+            agent = FakeAgent(a, hub.client)
+            agent.reports[RUN["template"]] = (report, {})
+            await upload(user, FILES, "stones")
+            run_id = await start(user)
+            for kind in ("check", "train", "build"):
+                lease = await agent.lease()
+                assert lease is not None
+                assert lease["kind"] == kind
+                if kind == "build":
+                    (await agent.end(lease, status="failed", error=error)).raise_for_status()
+                else:
+                    await agent.work(lease)
+            run = await until(user, run_id)
+            assert (run["status"], run["error"]) == ("failed", error)
+            with hub.hub.db.write() as session:
+                token = hub.hub.setup_url.partition("token=")[2]
+                cookie = accounts.claim_setup(
+                    session, token, "ada@example.com", "analytical engine", session_lifetime_s=60
+                )
+            page = await user.get(f"/runs/{run_id}", headers={"Cookie": f"{COOKIE}={cookie}"})
+            assert page.status_code == 200
+            assert error["message"] in page.text
+            assert "Measured &lt;once&gt;." in page.text
 
     asyncio.run(scenario())
 

@@ -24,8 +24,10 @@ def runs(request: Request, hub: SignedIn) -> HTMLResponse:
 def run(request: Request, hub: SignedIn, run_id: str) -> HTMLResponse:
     shown = hub.run(run_id)
     context: dict[str, Any] = {"report": None, "engine": None, "endpoint": None, "samples": []}
-    if shown.status is wire.RunStatus.SUCCEEDED:
+    if shown.train is not None and shown.status is not wire.RunStatus.RUNNING:
+        # Also of a run that stopped later on: what was learned is worth seeing.
         context["report"] = hub.report(run_id)
+    if shown.status is wire.RunStatus.SUCCEEDED:
         context["engine"] = hub.engine(shown.engine_id) if shown.engine_id else None
         # The endpoint may have been deleted, or serve a later run's engine.
         present = next((one for one in hub.endpoints() if one.name == shown.endpoint), None)
