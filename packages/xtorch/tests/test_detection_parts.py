@@ -19,8 +19,8 @@ from xtorch.tasks.detection.fitting import checkpoint_folder
 from xtorch.tasks.detection.items import split_items
 from xtorch.tasks.detection.judge import HeldOutImages
 from xtorch.tasks.detection.settings import DetectionSettings
-from xtorch.tasks.detection.training import TrainingPlan, keep_plan, kept_plan
 from xtorch.tasks.detection.weights import Published
+from xtorch.tasks.planning import TrainingPlan, keep_plan, kept_plan
 from xtorch.tasks.recipe import Run
 
 from .detection_data import pictures, write_voc
@@ -76,8 +76,8 @@ def test_of_more_images_than_memory_holds_some_of_everywhere_are_taken(dataset: 
 
 def test_plans_are_kept_whole(tmp_path: Path) -> None:
     made = TrainingPlan(epochs=7, execution=Execution(precision="bf16", channels_last=True), step_s=0.4)
-    assert kept_plan(tmp_path / "x") is None
+    assert kept_plan(tmp_path / "x", TrainingPlan) is None
     keep_plan(tmp_path / "x", made)
-    assert kept_plan(tmp_path / "x") == made
+    assert kept_plan(tmp_path / "x", TrainingPlan) == made
     (tmp_path / "x/plan.json").write_text("{")
-    assert kept_plan(tmp_path / "x") is None
+    assert kept_plan(tmp_path / "x", TrainingPlan) is None

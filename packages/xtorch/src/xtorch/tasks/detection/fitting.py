@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,13 +12,11 @@ from pathlib import Path
 import torch
 
 from xinfer.preproc import Geometry
-from xtorch.callbacks import Callback, TrainState
 from xtorch.data.check_detection import UsableImage
 from xtorch.data.splits_detection import DetectionSplit
 from xtorch.detection_metrics import ImageBoxes, coco_metrics
 from xtorch.models.detector import Decode, Detector, DetectorConfig
 from xtorch.models.yolox import Yolox
-from xtorch.progress import Stages
 from xtorch.tasks.detection.files import METRIC, detection_task
 from xtorch.tasks.detection.items import samples, truth_of_image
 from xtorch.tasks.detection.judge import detections
@@ -29,13 +26,12 @@ from xtorch.tasks.detection.training import (
     Trained,
     TrainingOptions,
     collate,
-    keep_plan,
-    kept_plan,
     plan,
     prepare,
     train,
 )
 from xtorch.tasks.detection.weights import Published, start_from
+from xtorch.tasks.planning import Told, TrainingPlan, keep_plan, kept_plan
 from xtorch.tasks.recipe import Run
 
 PREPARE, TRAIN = "Preparing", "Training"
@@ -93,7 +89,7 @@ def fit(
     if given is not None:
         prepare(detector, images)
     until_s = run.started_s + training_s(run.budget_s)
-    made = None if checkpoints is None else kept_plan(checkpoints)
+    made = None if checkpoints is None else kept_plan(checkpoints, TrainingPlan)
     if made is None:
         made = plan(
             detector,
@@ -117,7 +113,7 @@ def fit(
         is_published=given is not None,
         seed=run.seed,
         checkpoints=None if checkpoints is None else checkpoints / "steps",
-        callbacks=[_Told(run.stages)],
+        callbacks=[Told(run.stages, TRAIN, "epoch")],
     )
     return Fitted(detector=detector, trained=trained, duration_s=time.monotonic() - start_s)
 
@@ -200,27 +196,3 @@ def _into_input(image: UsableImage, config: DetectorConfig) -> Geometry:
         offset_x=0.0,
         offset_y=0.0,
     )
-
-
-class _Told(Callback):
-    """Tells the stages of training's progress."""
-
-    def __init__(self, stages: Stages) -> None:
-        self._stages = stages
-
-    def on_batch_end(self, state: TrainState) -> None:
-        share = state.steps_in_epoch / (state.steps_per_epoch or 1)
-        self._stages.report(
-            TRAIN,
-            min((state.epoch + share) / state.max_epochs, 1.0),
-            message=f"epoch {state.epoch + 1} of {state.max_epochs}",
-        )
-
-    def on_epoch_end(self, state: TrainState) -> None:
-        metrics = {name: value for name, value in state.metrics.items() if math.isfinite(value)}
-        self._stages.report(
-            TRAIN,
-            min(state.epoch / state.max_epochs, 1.0),
-            message=f"epoch {state.epoch} of {state.max_epochs}",
-            metrics={"epoch": float(state.epoch), **metrics},
-        )

@@ -5,13 +5,11 @@ Shapes: N images, H and W rows and columns of the network's input, A locations, 
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +26,7 @@ from xtorch.models.yolox import Yolox
 from xtorch.models.yolox_loss import Objects, yolox_loss
 from xtorch.optim import Cosine, parameter_groups
 from xtorch.tasks.detection.samples import Augmentation, Scene, TrainingImages
+from xtorch.tasks.planning import TrainingPlan
 from xtorch.trainer import FitResult, Trainer, TrainerConfig
 
 MIN_EPOCHS, MAX_EPOCHS = 3, 200
@@ -37,24 +36,6 @@ _STATISTICS_IMAGES = 32
 _TIMED_STEPS = 3
 _SAFETY = 0.85
 """Of the time that is left is planned for: the machine may get slower."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """What is fixed before the first step, so that a resumed training goes on as it was.
-
-    Attributes:
-        epochs: passes over the training images.
-        execution: precision and layout, as measured.
-        step_s: seconds a step took when it was planned; None: epochs were given.
-    """
-
-    epochs: int
-    execution: Execution
-    step_s: float | None
-
-    def to_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,24 +279,3 @@ class _Watch(Callback):
 
     def on_train_begin(self, state: TrainState) -> None:
         self.state = state
-
-
-def kept_plan(folder: Path) -> TrainingPlan | None:
-    """The plan of an interrupted training; None where there is none."""
-    try:
-        document = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-        return TrainingPlan(
-            epochs=int(document["epochs"]),
-            execution=Execution(**document["execution"]),
-            step_s=document["step_s"],
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def keep_plan(folder: Path, made: TrainingPlan) -> None:
-    """Writes the plan before the first step, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".plan.{os.getpid()}"
-    temporary.write_text(json.dumps(made.to_dict()), encoding="utf-8")
-    temporary.replace(folder / "plan.json")

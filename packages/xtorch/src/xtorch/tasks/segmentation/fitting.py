@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from xtorch.callbacks import Callback, TrainState
 from xtorch.data.check_segmentation import SegmentationData, UsableImage
 from xtorch.data.splits_segmentation import SegmentationSplit
 from xtorch.errors import WeightsError
@@ -28,8 +26,8 @@ from xtorch.models.segmenter import (
     scaled_logits,
 )
 from xtorch.picks import evenly
-from xtorch.progress import Stages
 from xtorch.segmentation_metrics import confusion_counts, mean_iou
+from xtorch.tasks.planning import Told, keep_plan, kept_plan
 from xtorch.tasks.recipe import Run
 from xtorch.tasks.segmentation.files import METRIC
 from xtorch.tasks.segmentation.samples import (
@@ -43,9 +41,8 @@ from xtorch.tasks.segmentation.samples import (
 from xtorch.tasks.segmentation.settings import SegmentationSettings
 from xtorch.tasks.segmentation.training import (
     FromPixels,
+    RoundsPlan,
     TrainingResult,
-    keep_plan,
-    kept_plan,
     plan,
     train,
 )
@@ -152,7 +149,7 @@ def fit(
         images.sample(index)
         if index % 25 == 24:
             report(index + 1, len(images))
-    made = None if checkpoints is None else kept_plan(checkpoints)
+    made = None if checkpoints is None else kept_plan(checkpoints, RoundsPlan)
     if made is None:
         made = plan(
             segmenter,
@@ -177,7 +174,7 @@ def fit(
         validate=validation,
         seed=run.seed,
         checkpoints=None if checkpoints is None else checkpoints / "steps",
-        callbacks=[_Told(run.stages)],
+        callbacks=[Told(run.stages, TRAIN, "round")],
     )
     return Fitted(
         segmenter=segmenter,
@@ -234,27 +231,3 @@ class Validation:
         start_s = time.monotonic()
         self(model.eval())
         return time.monotonic() - start_s
-
-
-class _Told(Callback):
-    """Tells the stages of training's progress."""
-
-    def __init__(self, stages: Stages) -> None:
-        self._stages = stages
-
-    def on_batch_end(self, state: TrainState) -> None:
-        share = state.steps_in_epoch / (state.steps_per_epoch or 1)
-        self._stages.report(
-            TRAIN,
-            min((state.epoch + share) / state.max_epochs, 1.0),
-            message=f"round {state.epoch + 1} of {state.max_epochs}",
-        )
-
-    def on_epoch_end(self, state: TrainState) -> None:
-        metrics = {name: value for name, value in state.metrics.items() if math.isfinite(value)}
-        self._stages.report(
-            TRAIN,
-            min(state.epoch / state.max_epochs, 1.0),
-            message=f"round {state.epoch} of {state.max_epochs}",
-            metrics={"epoch": float(state.epoch), **metrics},
-        )

@@ -5,13 +5,11 @@ Shapes: N images, S and T rows and columns of the network's input, L logits of a
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from xtorch.data.label_masks import IGNORED
 from xtorch.execution import Execution
 from xtorch.models.segmenter import EfficientUNet, Segmenter, normalised, scaled_logits
 from xtorch.optim import Cosine, parameter_groups
+from xtorch.tasks.planning import TrainingPlan
 from xtorch.tasks.segmentation.files import METRIC
 from xtorch.tasks.segmentation.samples import Batch, Scenes
 from xtorch.trainer import FitResult, Trainer, TrainerConfig
@@ -48,23 +47,10 @@ _SAFETY = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """What is fixed before the first step, so that a resumed training goes on as it was.
+class RoundsPlan(TrainingPlan):
+    """An epoch is a round of so many batches, not a pass over the training part."""
 
-    Attributes:
-        epochs: Rounds.
-        steps: Batches of a round.
-        execution: Precision and layout, as measured.
-        step_s: Seconds a step took when it was planned; None: epochs were given.
-    """
-
-    epochs: int
     steps: int
-    execution: Execution
-    step_s: float | None
-
-    def to_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 class FromPixels(nn.Module):
@@ -104,7 +90,7 @@ def plan(
     epochs: int | None,
     until_s: float,
     validate_s: Callable[[], float],
-) -> TrainingPlan:
+) -> RoundsPlan:
     """Measures steps in float32 and bfloat16 and fits rounds into the time that is left.
 
     Args:
@@ -116,7 +102,7 @@ def plan(
     """
     whole = max(MIN_STEPS, math.ceil(num_draws / batch_size))
     if epochs is not None:
-        return TrainingPlan(epochs=epochs, steps=whole, execution=Execution(), step_s=None)
+        return RoundsPlan(epochs=epochs, steps=whole, execution=Execution(), step_s=None)
     model = FromPixels(segmenter)
     batches = scenes(_TIMED_STEPS + 1)
     among = [Execution(), Execution(precision="bf16", channels_last=True)]
@@ -129,7 +115,7 @@ def plan(
     steps = int((total_s / WISHED_EPOCHS - judged_s) / step_s)
     steps = max(MIN_STEPS, min(whole, steps))
     fitting = int(total_s / (steps * step_s + judged_s))
-    return TrainingPlan(
+    return RoundsPlan(
         epochs=min(max(fitting, MIN_EPOCHS), MAX_EPOCHS),
         steps=steps,
         execution=choice.execution,
@@ -159,7 +145,7 @@ def _step_s(model: nn.Module, scenes: Scenes, execution: Execution) -> float:
 class TrainingResult:
     """What training did."""
 
-    plan: TrainingPlan
+    plan: RoundsPlan
     fit: FitResult
     best_epoch: int | None
 
@@ -168,7 +154,7 @@ def train(
     segmenter: Segmenter,
     scenes: Scenes,
     *,
-    plan: TrainingPlan,
+    plan: RoundsPlan,
     learning_rate: float,
     limit_s: float | None,
     validate: Callable[[nn.Module], Mapping[str, float]],
@@ -226,25 +212,3 @@ def _parts(segmenter: Segmenter) -> Iterator[tuple[nn.Module, float]]:
         yield nn.ModuleList([network.decoder, network.head]), 1.0
     else:
         yield network, 1.0
-
-
-def kept_plan(folder: Path) -> TrainingPlan | None:
-    """The plan of an interrupted training; None where there is none."""
-    try:
-        document = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-        return TrainingPlan(
-            epochs=int(document["epochs"]),
-            steps=int(document["steps"]),
-            execution=Execution(**document["execution"]),
-            step_s=document["step_s"],
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def keep_plan(folder: Path, made: TrainingPlan) -> None:
-    """Writes the plan before the first step, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".plan.{os.getpid()}"
-    temporary.write_text(json.dumps(made.to_dict()), encoding="utf-8")
-    temporary.replace(folder / "plan.json")
